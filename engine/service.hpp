@@ -83,6 +83,10 @@ public:
   virtual void console(v1::ConsoleRequest, done<v1::ConsoleText>) = 0;
   virtual void status(v1::GetEngine, done<v1::EngineStatus>) = 0;
 
+  /// What a sandbox of this configuration would get on this host: the configuration resolved, then the backend asked
+  /// (`describe_backend`, with Caisson's own guest for the accelerator's probe). Nothing is kept but the probe's cache.
+  virtual void describe(v1::DescribeHost, done<v1::Capabilities>) = 0;
+
   /// Starts a process. `events.on_end` comes exactly once, also where it could not be started.
   virtual std::shared_ptr<exec_session> exec(v1::ExecRequest, exec_events events) = 0;
 
