@@ -1,0 +1,485 @@
+// The reactor against real sockets and real processes. Nothing here sleeps: every wait is for an event, with a limit.
+
+#include <gtest/gtest.h>
+
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <array>
+#include <atomic>
+#include <filesystem>
+#include <future>
+#include <thread>
+
+#include "reactor/reactor.hpp"
+
+namespace caisson::reactor {
+namespace {
+
+using namespace std::chrono_literals;
+
+std::span<const std::byte> bytes_of(std::string_view text) {
+  return std::as_bytes(std::span{text.data(), text.size()});
+}
+
+std::string text_of(std::span<const std::byte> bytes) {
+  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+}
+
+template <class T> T await(std::future<T>& from) {
+  if (from.wait_for(20s) != std::future_status::ready)
+    throw std::runtime_error("nothing within 20 s");
+  return from.get();
+}
+
+// One byte at a time is slow and exact; bounded by a poll.
+std::string read_text(int fd, std::size_t size) {
+  std::string out;
+  while (out.size() < size) {
+    pollfd ready{fd, POLLIN, 0};
+    if (::poll(&ready, 1, 20'000) != 1)
+      break;
+    char buffer[65536];
+    auto n = ::recv(fd, buffer, std::min(sizeof buffer, size - out.size()), 0);
+    if (n <= 0)
+      break;
+    out.append(buffer, static_cast<std::size_t>(n));
+  }
+  return out;
+}
+
+struct socket_pair {
+  int ours = -1;
+  int theirs = -1;
+  socket_pair() {
+    std::array<int, 2> fds{};
+    if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds.data()) != 0)
+      throw std::runtime_error("socketpair");
+    ours = fds[0];
+    theirs = fds[1];
+  }
+  ~socket_pair() {
+    if (theirs >= 0)
+      ::close(theirs);
+  }
+};
+
+class reactor_test : public ::testing::Test {
+protected:
+  // Runs on the reactor's thread and waits for it.
+  template <class F> auto on_reactor(F f) {
+    std::promise<decltype(f())> done;
+    auto result = done.get_future();
+    io.post([&] {
+      if constexpr (std::is_void_v<decltype(f())>) {
+        f();
+        done.set_value();
+      } else {
+        done.set_value(f());
+      }
+    });
+    return await(result);
+  }
+
+  struct opened {
+    std::unique_ptr<byte_pipe> pipe;
+    std::string error;
+  };
+  opened open(const std::string& endpoint) {
+    std::promise<opened> done;
+    auto result = done.get_future();
+    io.open(endpoint, [&](auto pipe, auto error) { done.set_value({std::move(pipe), std::move(error)}); });
+    return await(result);
+  }
+
+  int listen_at(const std::string& path) {
+    int fd = ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    path.copy(address.sun_path, path.size());
+    EXPECT_EQ(::bind(fd, reinterpret_cast<sockaddr*>(&address), sizeof address), 0) << path;
+    EXPECT_EQ(::listen(fd, 4), 0);
+    return fd;
+  }
+
+  void SetUp() override {
+    char name[] = "/tmp/caisson-reactor-XXXXXX";
+    directory = ::mkdtemp(name);
+  }
+  void TearDown() override { std::filesystem::remove_all(directory); }
+
+  std::string directory;
+  reactor io;
+};
+
+TEST_F(reactor_test, echoes_over_a_unix_socket) {
+  auto path = directory + "/s";
+  int listener = listen_at(path);
+  auto connected = open("unix:" + path);
+  ASSERT_TRUE(connected.pipe) << connected.error;
+  int peer = ::accept(listener, nullptr, nullptr);
+  std::promise<std::string> heard;
+  auto answer = heard.get_future();
+  on_reactor([&] {
+    connected.pipe->start({[&](auto bytes) { heard.set_value(text_of(bytes)); }, {}, {}});
+    connected.pipe->write(bytes_of("hello"));
+  });
+  EXPECT_EQ(read_text(peer, 5), "hello");
+  ASSERT_EQ(::send(peer, "world", 5, 0), 5);
+  EXPECT_EQ(await(answer), "world");
+  connected.pipe.reset();
+  EXPECT_EQ(read_text(peer, 1), "") << "dropping the pipe closes the socket";
+  ::close(peer);
+  ::close(listener);
+}
+
+TEST_F(reactor_test, says_why_a_socket_does_not_open) {
+  auto none = open("unix:" + directory + "/none");
+  EXPECT_FALSE(none.pipe);
+  EXPECT_NE(none.error.find(directory + "/none"), std::string::npos) << none.error;
+  EXPECT_NE(none.error.find("No such file"), std::string::npos) << none.error;
+
+  ::close(listen_at(directory + "/dead"));
+  EXPECT_NE(open("unix:" + directory + "/dead").error.find("nobody listens"), std::string::npos);
+
+  auto longer = open("unix:" + directory + "/" + std::string(107 - directory.size(), 'x'));
+  EXPECT_FALSE(longer.pipe);
+  EXPECT_NE(longer.error.find("108 bytes"), std::string::npos) << longer.error;
+  EXPECT_NE(longer.error.find("--run-dir"), std::string::npos) << longer.error;
+
+  EXPECT_NE(open("simulated:7").error.find("expected unix:PATH"), std::string::npos);
+  EXPECT_NE(open("hybrid-vsock:" + directory + "/x").error.find("PATH:PORT"), std::string::npos);
+}
+
+TEST_F(reactor_test, opens_a_path_of_exactly_107_bytes) {
+  auto path = directory + "/" + std::string(106 - directory.size(), 'x');
+  ASSERT_EQ(path.size(), 107u);
+  int listener = listen_at(path);
+  EXPECT_TRUE(open("unix:" + path).pipe);
+  ::close(listener);
+}
+
+TEST_F(reactor_test, asks_the_vmm_for_a_guest_port) {
+  auto path = directory + "/v";
+  int listener = listen_at(path);
+  std::promise<opened> done;
+  auto result = done.get_future();
+  io.open("hybrid-vsock:" + path + ":1024", [&](auto pipe, auto error) { done.set_value({std::move(pipe), error}); });
+  int peer = ::accept(listener, nullptr, nullptr);
+  EXPECT_EQ(read_text(peer, 13), "CONNECT 1024\n");
+  // In two pieces, and with the guest's first bytes behind it.
+  ASSERT_EQ(::send(peer, "OK 10", 5, 0), 5);
+  on_reactor([] {});
+  ASSERT_EQ(::send(peer, "73741824\nguest", 14, 0), 14);
+  auto connected = await(result);
+  ASSERT_TRUE(connected.pipe) << connected.error;
+  std::promise<std::string> heard;
+  auto first = heard.get_future();
+  on_reactor([&] { connected.pipe->start({[&](auto bytes) { heard.set_value(text_of(bytes)); }, {}, {}}); });
+  EXPECT_EQ(await(first), "guest");
+  ::close(peer);
+  ::close(listener);
+}
+
+TEST_F(reactor_test, refuses_what_is_no_hybrid_vsock) {
+  auto path = directory + "/v";
+  int listener = listen_at(path);
+  auto answered_with = [&](std::string_view with) {
+    std::promise<std::string> done;
+    auto result = done.get_future();
+    io.open("hybrid-vsock:" + path + ":5", [&](auto, auto error) { done.set_value(error); });
+    int peer = ::accept(listener, nullptr, nullptr);
+    EXPECT_EQ(read_text(peer, 10), "CONNECT 5\n");
+    EXPECT_EQ(::send(peer, with.data(), with.size(), 0), static_cast<ssize_t>(with.size()));
+    ::close(peer);
+    return await(result);
+  };
+  EXPECT_NE(answered_with("").find("nothing in the guest listens on port 5"), std::string::npos);
+  EXPECT_NE(answered_with("HTTP/1.1 400\n").find("not \"OK"), std::string::npos);
+  EXPECT_NE(answered_with(std::string(5000, 'O')).find("not \"OK"), std::string::npos);
+  ::close(listener);
+}
+
+TEST_F(reactor_test, a_flooding_pipe_leaves_the_others_their_turns) {
+  constexpr int floods = 4;
+  std::vector<std::unique_ptr<socket_pair>> pairs;
+  std::vector<std::unique_ptr<byte_pipe>> pipes;
+  std::vector<std::thread> writers;
+  socket_pair quiet;
+  std::unique_ptr<byte_pipe> quiet_pipe;
+  std::atomic<bool> over{false};
+  std::promise<std::pair<int, std::size_t>> seen;
+  auto result = seen.get_future();
+  // Only touched on the reactor's thread. Once the flood runs, the quiet peer says something; from then on the flood's
+  // turns are counted until it is heard.
+  int turns = 0;
+  int turns_when_sent = -1;
+  std::size_t largest_turn = 0;
+  on_reactor([&] {
+    quiet_pipe = io.adopt(quiet.ours);
+    quiet_pipe->start({[&](auto) { seen.set_value({turns - turns_when_sent, largest_turn}); }, {}, {}});
+    for (int i = 0; i < floods; ++i) {
+      pairs.push_back(std::make_unique<socket_pair>());
+      pipes.push_back(io.adopt(pairs.back()->ours));
+      pipes.back()->start({[&](auto bytes) {
+                             largest_turn = std::max(largest_turn, bytes.size());
+                             if (++turns == 400) {
+                               turns_when_sent = turns;
+                               EXPECT_EQ(::send(quiet.theirs, "x", 1, 0), 1);
+                             }
+                           },
+                           {},
+                           {}});
+    }
+  });
+  for (const auto& pair : pairs)
+    writers.emplace_back([&over, fd = pair->theirs] {
+      std::string much(256 * 1024, 'f');
+      while (!over && ::send(fd, much.data(), much.size(), MSG_NOSIGNAL) > 0)
+        ;
+    });
+  auto [waited, largest] = await(result);
+  EXPECT_LE(waited, 2 * floods) << "turns of the flooding pipes before the quiet one was heard";
+  EXPECT_LE(largest, read_turn_bytes);
+  over = true;
+  on_reactor([&] { pipes.clear(); });
+  for (auto& writer : writers)
+    writer.join();
+}
+
+TEST_F(reactor_test, a_paused_pipe_holds_its_peer_back) {
+  socket_pair pair;
+  std::unique_ptr<byte_pipe> pipe;
+  std::size_t got = 0;
+  std::promise<void> all;
+  auto done = all.get_future();
+  std::string much(8 << 20, 'p');
+  on_reactor([&] {
+    pipe = io.adopt(pair.ours);
+    pipe->start({[&](auto bytes) {
+                   got += bytes.size();
+                   if (got == much.size())
+                     all.set_value();
+                 },
+                 {},
+                 {}});
+    pipe->pause_reading(true);
+  });
+  // What the kernel takes without a reader is far less than everything.
+  std::size_t sent = 0;
+  for (ssize_t n; (n = ::send(pair.theirs, much.data(), much.size() - sent, MSG_DONTWAIT)) > 0;)
+    sent += static_cast<std::size_t>(n);
+  EXPECT_LT(sent, much.size());
+  EXPECT_EQ(on_reactor([&] { return got; }), 0u);
+  on_reactor([&] { pipe->pause_reading(false); });
+  while (sent < much.size()) {
+    auto n = ::send(pair.theirs, much.data(), much.size() - sent, 0);
+    ASSERT_GT(n, 0);
+    sent += static_cast<std::size_t>(n);
+  }
+  await(done);
+}
+
+TEST_F(reactor_test, writes_are_queued_in_order_and_told_when_drained) {
+  socket_pair pair;
+  std::unique_ptr<byte_pipe> pipe;
+  std::promise<void> drained;
+  auto done = drained.get_future();
+  std::string expected;
+  std::size_t queued = 0;
+  on_reactor([&] {
+    pipe = io.adopt(pair.ours);
+    pipe->start({{}, {}, [&] {
+                   EXPECT_EQ(pipe->queued(), 0u);
+                   drained.set_value();
+                 }});
+    for (int i = 0; i < 64; ++i) {
+      std::string piece(50'000, static_cast<char>('A' + i % 26));
+      expected += piece;
+      pipe->write(bytes_of(piece));
+    }
+    queued = pipe->queued();
+  });
+  EXPECT_GT(queued, 0u);
+  EXPECT_EQ(read_text(pair.theirs, expected.size()), expected);
+  await(done);
+}
+
+TEST_F(reactor_test, a_peer_that_takes_nothing_is_cut_off) {
+  socket_pair pair;
+  std::unique_ptr<byte_pipe> pipe;
+  std::promise<std::error_code> closed;
+  auto why = closed.get_future();
+  on_reactor([&] {
+    pipe = io.adopt(pair.ours);
+    pipe->start({{}, [&](auto code) { closed.set_value(code); }, {}});
+    std::string much(1 << 20, 'w');
+    for (int i = 0; i < 20; ++i)
+      pipe->write(bytes_of(much));
+    EXPECT_LE(pipe->queued(), most_queued_bytes);
+  });
+  EXPECT_EQ(await(why), std::errc::no_buffer_space);
+}
+
+TEST_F(reactor_test, last_words_of_a_peer_are_heard_before_its_end) {
+  socket_pair pair;
+  std::unique_ptr<byte_pipe> pipe;
+  std::string heard;
+  std::promise<std::error_code> closed;
+  auto why = closed.get_future();
+  ASSERT_EQ(::send(pair.theirs, "last", 4, 0), 4);
+  ::close(std::exchange(pair.theirs, -1));
+  on_reactor([&] {
+    pipe = io.adopt(pair.ours);
+    pipe->start({[&](auto bytes) { heard += text_of(bytes); }, [&](auto code) { closed.set_value(code); }, {}});
+    pipe->write(bytes_of("too late, and no SIGPIPE"));
+  });
+  await(why);
+  EXPECT_EQ(heard, "last");
+}
+
+TEST_F(reactor_test, an_orderly_end_is_told_once_and_a_pipe_may_be_dropped_inside_its_callback) {
+  socket_pair pair;
+  std::unique_ptr<byte_pipe> pipe;
+  std::promise<std::error_code> closed;
+  auto why = closed.get_future();
+  on_reactor([&] {
+    pipe = io.adopt(pair.ours);
+    pipe->start({[&](auto) { FAIL(); },
+                 [&](auto code) {
+                   pipe.reset();
+                   closed.set_value(code);
+                 },
+                 {}});
+  });
+  ::close(std::exchange(pair.theirs, -1));
+  EXPECT_FALSE(await(why)) << "no error: the peer has closed";
+}
+
+TEST_F(reactor_test, timers_run_in_their_order_and_can_be_cancelled) {
+  std::vector<int> ran;
+  std::promise<void> last;
+  auto done = last.get_future();
+  auto late = io.after(40ms, [&] {
+    ran.push_back(2);
+    last.set_value();
+  });
+  auto never = io.after(20ms, [&] { ran.push_back(-1); });
+  auto early = io.after(10ms, [&] { ran.push_back(1); });
+  { auto dropped = io.after(5ms, [&] { ran.push_back(-2); }); }
+  never.cancel();
+  await(done);
+  EXPECT_EQ(ran, (std::vector{1, 2}));
+}
+
+TEST_F(reactor_test, a_throwing_callback_is_logged_and_ends_nothing) {
+  std::promise<std::string> logged;
+  auto line = logged.get_future();
+  reactor careful{[&](auto text) { logged.set_value(std::string{text}); }};
+  careful.post([] { throw std::runtime_error("oops"); });
+  EXPECT_NE(await(line).find("oops"), std::string::npos);
+  std::promise<void> lives;
+  auto done = lives.get_future();
+  careful.post([&] { lives.set_value(); });
+  await(done);
+}
+
+TEST_F(reactor_test, a_child_gets_its_descriptors_and_nothing_else) {
+  socket_pair pair;
+  int inherited = ::open("/dev/null", O_RDONLY);  // no CLOEXEC: an embedding program's own
+  program what{"/bin/sh",
+               {"-c", "cat <&3 >&3; [ -e /proc/self/fd/" + std::to_string(inherited) + " ] && exit 9; [ \"$HERE\" = x ] && exit 7"},
+               {"HERE=x"},
+               {{pair.ours, 3}}};
+  std::promise<exit_status> ended;
+  auto result = ended.get_future();
+  std::string error;
+  auto process = io.start(what, [&](auto status) { ended.set_value(status); }, error);
+  ASSERT_TRUE(process) << error;
+  EXPECT_EQ(process->start_ticks(), start_ticks_of(process->pid()));
+  ::close(pair.ours);
+  ASSERT_EQ(::send(pair.theirs, "through", 7, 0), 7);
+  ::shutdown(pair.theirs, SHUT_WR);
+  EXPECT_EQ(read_text(pair.theirs, 7), "through");
+  auto status = await(result);
+  EXPECT_EQ(status.text(), "exited with status 7");
+  EXPECT_FALSE(process->kill(SIGKILL)) << "nothing else can be hit any more";
+  ::close(inherited);
+}
+
+TEST_F(reactor_test, descriptors_that_cross_each_other_arrive_where_they_should) {
+  socket_pair a;
+  socket_pair b;
+  // a's number goes to b's and the other way round.
+  program what{"/bin/sh", {"-c", "echo a >&" + std::to_string(b.ours) + "; echo b >&" + std::to_string(a.ours)}, {},
+               {{a.ours, b.ours}, {b.ours, a.ours}}};
+  std::promise<exit_status> ended;
+  auto result = ended.get_future();
+  std::string error;
+  auto process = io.start(what, [&](auto status) { ended.set_value(status); }, error);
+  ASSERT_TRUE(process) << error;
+  await(result);
+  EXPECT_EQ(read_text(a.theirs, 2), "a\n");
+  EXPECT_EQ(read_text(b.theirs, 2), "b\n");
+  ::close(a.ours);
+  ::close(b.ours);
+}
+
+TEST_F(reactor_test, a_stopped_child_can_be_killed_and_its_end_is_told) {
+  std::promise<exit_status> ended;
+  auto result = ended.get_future();
+  std::string error;
+  auto process = io.start({"/bin/cat", {}, {}, {}}, [](auto) {}, error);
+  ASSERT_TRUE(process) << error;
+  socket_pair pair;
+  process = io.start({"/bin/cat", {}, {}, {{pair.ours, 0}}}, [&](auto status) { ended.set_value(status); }, error);
+  ASSERT_TRUE(process) << error;
+  EXPECT_TRUE(process->kill(SIGSTOP));
+  EXPECT_TRUE(process->kill(SIGKILL));
+  EXPECT_EQ(await(result).text(), "was killed by signal 9 (Killed)");
+  EXPECT_TRUE(process->await_exit(0ms));
+  EXPECT_NE(::kill(process->pid(), 0), 0) << "reaped";
+  ::close(pair.ours);
+}
+
+TEST_F(reactor_test, says_why_a_program_does_not_start) {
+  std::string error;
+  EXPECT_FALSE(io.start({directory + "/none", {}, {}, {}}, [](auto) {}, error));
+  EXPECT_NE(error.find(directory + "/none"), std::string::npos);
+  EXPECT_NE(error.find("No such file"), std::string::npos) << error;
+}
+
+TEST(reactor_end, whatever_is_open_is_told_and_handles_may_outlive_it) {
+  socket_pair pair;
+  std::unique_ptr<byte_pipe> pipe;
+  timer never;
+  std::shared_ptr<child> process;
+  socket_pair held;
+  std::error_code closed;
+  {
+    reactor io;
+    never = io.after(1h, [] { FAIL(); });
+    std::string error;
+    process = io.start({"/bin/cat", {}, {}, {{held.ours, 0}}}, [](auto) { FAIL(); }, error);
+    std::promise<void> started;
+    io.post([&] {
+      pipe = io.adopt(pair.ours);
+      pipe->start({{}, [&](auto code) { closed = code; }, {}});
+      started.set_value();
+    });
+    started.get_future().wait();
+  }
+  EXPECT_EQ(closed, std::errc::operation_canceled);
+  EXPECT_EQ(read_text(pair.theirs, 1), "");
+  EXPECT_TRUE(process->kill(SIGKILL));
+  EXPECT_TRUE(process->await_exit(20s));
+  ::close(held.ours);
+}
+
+} // namespace
+} // namespace caisson::reactor
