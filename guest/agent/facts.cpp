@@ -1,0 +1,126 @@
+#include "guest/agent/facts.hpp"
+
+#include "guest/agent/files.hpp"
+
+#include <sys/sysinfo.h>
+#include <sys/utsname.h>
+
+#include <algorithm>
+#include <charconv>
+#include <string_view>
+
+namespace caisson::agent {
+
+namespace {
+
+const std::string memory_root = "/sys/devices/system/memory";
+const std::string cpu_root = "/sys/devices/system/cpu";
+
+std::uint64_t meminfo_bytes(std::string_view text, std::string_view key) {
+  auto at = text.find(key);
+  if (at == std::string_view::npos)
+    return 0;
+  at = text.find_first_not_of(' ', at + key.size());
+  std::uint64_t kib = 0;
+  if (at != std::string_view::npos)
+    std::from_chars(text.data() + at, text.data() + text.size(), kib);
+  return kib * 1024;
+}
+
+bool is_block(std::string_view name) {
+  constexpr std::string_view prefix = "memory";
+  return name.size() > prefix.size() && name.find_first_not_of("0123456789", prefix.size()) == std::string_view::npos;
+}
+
+std::vector<unsigned> cpus(const char* which) { return parse_cpu_list(read_line(cpu_root + "/" + which)); }
+
+// "y", "m" or "" from the excerpt that the image ships beside its kernel.
+bool configured(std::string_view config, std::string_view option) {
+  return config.find(std::string{option} + "=y") != std::string_view::npos;
+}
+
+} // namespace
+
+std::uint64_t mem_total_bytes() {
+  struct sysinfo info {};
+  ::sysinfo(&info);
+  return static_cast<std::uint64_t>(info.totalram) * info.mem_unit;
+}
+
+v1::MemoryFacts read_memory_facts(std::uint64_t boot_mem_total_bytes) {
+  v1::MemoryFacts facts;
+  const auto meminfo = read_file("/proc/meminfo");
+  facts.set_mem_total_bytes(mem_total_bytes());
+  facts.set_mem_available_bytes(meminfo_bytes(meminfo, "MemAvailable:"));
+  facts.set_boot_mem_total_bytes(boot_mem_total_bytes);
+  const auto block_size = read_line(memory_root + "/block_size_bytes");
+  std::uint64_t bytes = 0;
+  std::from_chars(block_size.data(), block_size.data() + block_size.size(), bytes, 16);
+  facts.set_block_size_bytes(bytes);
+  std::uint32_t online = 0, offline = 0;
+  for (const auto& name : list_directory(memory_root, "memory"))
+    if (is_block(name))
+      ++(read_line(memory_root + "/" + name + "/state") == "online" ? online : offline);
+  facts.set_online_blocks(online);
+  facts.set_offline_blocks(offline);
+  return facts;
+}
+
+v1::CpuFacts read_cpu_facts() {
+  v1::CpuFacts facts;
+  facts.set_online(static_cast<std::uint32_t>(cpus("online").size()));
+  facts.set_present(static_cast<std::uint32_t>(cpus("present").size()));
+  facts.set_possible(static_cast<std::uint32_t>(cpus("possible").size()));
+  return facts;
+}
+
+v1::GuestFeatures read_features() {
+  v1::GuestFeatures features;
+  const auto config = read_file("/etc/kernel-config", 256 * 1024);
+  const bool acpi = exists("/sys/firmware/acpi/tables");
+  features.set_kernel_config_known(!config.empty());
+  if (config.empty()) {
+    features.set_acpi_memory_hotplug(acpi && exists(memory_root + "/block_size_bytes"));
+    features.set_memory_hotremove(exists(memory_root + "/block_size_bytes"));
+    features.set_cpu_hotplug(exists(cpu_root + "/cpu1/online") || exists(cpu_root + "/hotplug"));
+  } else {
+    features.set_acpi_memory_hotplug(acpi && configured(config, "CONFIG_ACPI_HOTPLUG_MEMORY"));
+    features.set_memory_hotremove(configured(config, "CONFIG_MEMORY_HOTREMOVE"));
+    features.set_cpu_hotplug(configured(config, "CONFIG_HOTPLUG_CPU"));
+  }
+  features.set_virtio_mem(exists("/sys/bus/virtio/drivers/virtio_mem"));
+  features.set_memory_probe(exists(memory_root + "/probe"));
+  return features;
+}
+
+std::vector<std::pair<std::string, std::string>> offline_memory_blocks() {
+  std::vector<std::pair<std::string, std::string>> writes;
+  for (const auto& name : list_directory(memory_root, "memory")) {
+    const auto state = memory_root + "/" + name + "/state";
+    if (is_block(name) && read_line(state) == "offline")
+      writes.emplace_back(state, "online_movable");
+  }
+  return writes;
+}
+
+std::vector<std::pair<std::string, std::string>> cpu_steps(std::uint32_t online) {
+  std::vector<std::pair<std::string, std::string>> writes;
+  auto running = cpus("online");
+  const auto plugged = cpus("present");
+  std::uint32_t count = static_cast<std::uint32_t>(running.size());
+  for (const auto n : plugged) {
+    if (count >= online)
+      break;
+    if (std::find(running.begin(), running.end(), n) != running.end())
+      continue;
+    writes.emplace_back(cpu_root + "/cpu" + std::to_string(n) + "/online", "1");
+    ++count;
+  }
+  for (; count > std::max<std::uint32_t>(online, 1) && !running.empty() && running.back() != 0; --count) {
+    writes.emplace_back(cpu_root + "/cpu" + std::to_string(running.back()) + "/online", "0");
+    running.pop_back();
+  }
+  return writes;
+}
+
+} // namespace caisson::agent

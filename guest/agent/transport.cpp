@@ -1,0 +1,97 @@
+#include "guest/agent/transport.hpp"
+
+#include "guest/agent/files.hpp"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/epoll.h>
+
+#include <cerrno>
+
+namespace caisson::agent {
+
+transport::transport(event_loop& loop, unique_fd channel, events handlers)
+    : loop_{loop}, channel_{std::move(channel)}, handlers_{std::move(handlers)}, input_(64 * 1024) {
+  // Edge-triggered: a port without a host is "readable" for ever, and a level-triggered loop would never sleep.
+  loop_.watch(channel_.get(), EPOLLIN | EPOLLOUT | EPOLLET, [this](std::uint32_t) { wake(); });
+}
+
+transport::~transport() {
+  if (gone_timer_)
+    loop_.cancel(*gone_timer_);
+  loop_.forget(channel_.get());
+}
+
+bool transport::host_is_there() const {
+  pollfd p{channel_.get(), POLLIN | POLLOUT, 0};
+  return ::poll(&p, 1, 0) >= 0 && (p.revents & (POLLHUP | POLLERR)) == 0;
+}
+
+void transport::pump() {
+  read_all();
+  write_all();
+  check_host();
+}
+
+void transport::read_all() {
+  while (readable_ && handlers_.wants_bytes()) {
+    const auto n = ::read(channel_.get(), input_.data(), input_.size());
+    if (n > 0) {
+      told_gone_ = false;
+      handlers_.on_bytes(std::span{input_}.first(static_cast<std::size_t>(n)));
+    } else if (n == 0 || errno != EINTR) {
+      readable_ = false;
+    }
+  }
+}
+
+void transport::write_all() {
+  while (writable_) {
+    if (output_at_ == output_.size()) {
+      output_ = handlers_.next_output();
+      output_at_ = 0;
+      if (output_.empty())
+        return;
+    }
+    const auto n = ::write(channel_.get(), output_.data() + output_at_, output_.size() - output_at_);
+    if (n > 0)
+      output_at_ += static_cast<std::size_t>(n);
+    else if (errno != EINTR)
+      writable_ = false;
+  }
+}
+
+void transport::check_host() {
+  if (told_gone_ || gone_timer_ || host_is_there())
+    return;
+  gone_timer_ = loop_.after(gone_after, [this] {
+    gone_timer_.reset();
+    if (host_is_there()) {
+      readable_ = writable_ = true;
+      return;
+    }
+    told_gone_ = true;
+    drop_output();
+    handlers_.on_gone();
+  });
+}
+
+std::string find_port(std::string_view name) {
+  const std::string ports = "/sys/class/virtio-ports";
+  for (const auto& port : list_directory(ports))
+    if (read_line(ports + "/" + port + "/name") == name)
+      return "/dev/" + port;
+  return "";
+}
+
+unique_fd open_port(const std::string& device) {
+  unique_fd port{::open(device.c_str(), O_RDWR | O_NONBLOCK | O_CLOEXEC)};
+  if (port) {
+    ::fcntl(port.get(), F_SETOWN, ::getpid());
+    ::fcntl(port.get(), F_SETFL, ::fcntl(port.get(), F_GETFL) | O_ASYNC);
+  }
+  return port;
+}
+
+} // namespace caisson::agent
