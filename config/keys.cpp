@@ -1,0 +1,133 @@
+#include "config/keys.hpp"
+
+#include <array>
+#include <unordered_map>
+
+namespace caisson::config {
+namespace {
+
+constexpr std::array table_names = {"hypervisor", "hypervisor.factory", "factory", "agent", "agent.mem_agent",
+                                    "runtime",    "proxy",              "shim",    "netmon"};
+
+constexpr hypervisor_name hypervisors[] = {
+  {"qemu", "qemu"},     {"clh", "cloud-hypervisor"}, {"cloud-hypervisor", "cloud-hypervisor"}, {"simulated", "simulated"},
+  {"dragonball", ""},   {"firecracker", ""},         {"fc", ""},
+  {"stratovirt", ""},   {"remote", ""},              {"acrn", ""},
+  {"openvmm", ""},
+};
+
+std::vector<key> join() {
+  std::vector<key> all;
+  for (auto part : {hypervisor_keys(), device_keys(), agent_keys(), runtime_keys(), other_keys()})
+    all.insert(all.end(), part.begin(), part.end());
+  return all;
+}
+
+using name_map = std::unordered_map<std::string_view, const key*>;
+
+const std::array<name_map, table_names.size()>& maps() {
+  static const auto built = [] {
+    std::array<name_map, table_names.size()> out;
+    for (const auto& row : all_keys())
+      out[static_cast<std::size_t>(row.in)].emplace(row.name, &row);
+    return out;
+  }();
+  return built;
+}
+
+/// "hypervisor.qemu.x" -> {"hypervisor", "x"}: the name of hypervisor or agent says nothing about the key.
+std::string without_instance(std::string_view path) {
+  for (std::string_view head : {"hypervisor.", "agent.", "proxy.", "shim."}) {
+    if (!path.starts_with(head))
+      continue;
+    auto rest = path.substr(head.size());
+    auto dot = rest.find('.');
+    auto is_instance = dot != rest.npos && (head != "hypervisor." ? rest.substr(0, dot) == "kata"
+                                                                   : find_hypervisor(rest.substr(0, dot)) != nullptr);
+    if (is_instance)
+      return std::string{head} + std::string{rest.substr(dot + 1)};
+  }
+  return std::string{path};
+}
+
+} // namespace
+
+std::span<const key> all_keys() {
+  static const std::vector<key> all = join();
+  return all;
+}
+
+const key* find_key(table in, std::string_view name) {
+  const auto& map = maps()[static_cast<std::size_t>(in)];
+  auto at = map.find(name);
+  return at == map.end() ? nullptr : at->second;
+}
+
+const key* find_key_by_path(std::string_view path) {
+  if (path.find('.') == path.npos) {
+    for (auto in : {table::hypervisor, table::runtime, table::agent, table::factory, table::mem_agent})
+      if (auto* row = find_key(in, path))
+        return row;
+    return nullptr;
+  }
+  const auto plain = without_instance(path);
+  const auto dot = plain.rfind('.');
+  for (std::size_t i = 0; i < table_names.size(); ++i)
+    if (table_names[i] == std::string_view{plain}.substr(0, dot))
+      return find_key(static_cast<table>(i), std::string_view{plain}.substr(dot + 1));
+  return nullptr;
+}
+
+const key* find_key_by_annotation(std::string_view group, std::string_view name) {
+  for (const auto& row : all_keys())
+    if (!row.annotation.empty() && table_name(row.in) == group && (row.annotation == "=" ? row.name : row.annotation) == name)
+      return &row;
+  return nullptr;
+}
+
+std::size_t index_of(const key& row) { return static_cast<std::size_t>(&row - all_keys().data()); }
+
+std::string_view table_name(table in) { return table_names[static_cast<std::size_t>(in)]; }
+
+std::string path_of(const key& row) { return std::string{table_name(row.in)} + '.' + std::string{row.name}; }
+
+std::string allowed_of(const key& row) {
+  const auto unit = row.unit.empty() ? std::string{} : " (" + std::string{row.unit} + ")";
+  switch (row.type) {
+    case value_type::boolean:
+      return "true or false";
+    case value_type::integer:
+      return "an integer, " + std::to_string(row.low) + " to " + std::to_string(row.high) + unit;
+    case value_type::number:
+      return "a number, " + std::to_string(row.low) + " to " + std::to_string(row.high) + unit;
+    case value_type::text: {
+      if (row.choices.empty())
+        return "a string" + unit;
+      std::string out = "one of ";
+      std::string_view rest = row.choices;
+      for (bool first = true;; first = false) {
+        const auto bar = rest.find('|');
+        out += (first ? "\"" : ", \"") + std::string{rest.substr(0, bar)} + '"';
+        if (bar == rest.npos)
+          return out;
+        rest.remove_prefix(bar + 1);
+      }
+    }
+    case value_type::text_list:
+      return "an array of strings" + unit;
+    case value_type::tables:
+      return "an array of tables";
+  }
+  return {};
+}
+
+std::span<const hypervisor_name> known_hypervisors() { return hypervisors; }
+
+const hypervisor_name* find_hypervisor(std::string_view name) {
+  for (const auto& known : hypervisors)
+    if (known.name == name)
+      return &known;
+  return nullptr;
+}
+
+} // namespace caisson::config
