@@ -64,6 +64,7 @@ public:
 struct entry {
   std::string_view name;
   std::string_view title;
+  std::span<const std::string_view> architectures;  ///< empty: whatever is asked
   std::unique_ptr<provider> (*make)(const environment&);
 };
 

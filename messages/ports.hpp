@@ -41,11 +41,19 @@ using journal_actor = caf::typed_actor<
     caf::replies_to<v1::JournalReplay>::with<v1::JournalContents>,  ///< Once, at the engine's start.
     caf::replies_to<v1::EventsFrom>::with<v1::EventBatch>>;         ///< Old events, for a late subscriber.
 
+/// HOST: what blocks on files and /proc. One an engine; production spawns it detached.
+using host_actor = caf::typed_actor<
+    caf::replies_to<v1::MeasureProcess>::with<v1::ProcessFigures>,
+    caf::replies_to<v1::PrepareDirectory>::with<v1::Empty>,
+    caf::replies_to<v1::RemoveDirectory>::with<v1::Empty>,
+    caf::replies_to<v1::SaveText>::with<v1::Empty>>;
+
 /// EVENTS: subscribers and their places. One an engine. Gets only events that the journal has numbered.
 using events_actor = caf::typed_actor<
     caf::reacts_to<v1::EventBatch>,                                       ///< From whoever had them journalled.
     caf::replies_to<v1::EventsFrom, event_sink_ptr>::with<v1::Empty>,     ///< Old ones first, then live, no gap.
-    caf::reacts_to<unsub_atom, event_sink_ptr>>;
+    caf::reacts_to<unsub_atom, event_sink_ptr>,
+    caf::reacts_to<tick_atom, event_sink_ptr>>;                           ///< Internal: a reader of old events has room again.
 
 /// Whoever owns a VM hears from its backend through this.
 using vm_listener = caf::typed_actor<caf::reacts_to<v1::VmEvent>>;
@@ -67,8 +75,9 @@ using guest_agent_actor = caf::typed_actor<
     caf::replies_to<v1::ConnectAgent>::with<v1::AgentHello>,       ///< Opens the channel (again after a loss).
     caf::replies_to<v1::AgentRequest>::with<v1::AgentReply>,       ///< `id` is filled in here.
     caf::replies_to<link_atom>::with<guest_link_ptr>,              ///< For stdio, which never passes through actors.
-    caf::reacts_to<v1::GuestControl>,                              ///< Internal: from the link.
-    caf::reacts_to<link_atom, std::uint64_t, std::string>>;        ///< Internal: the link n is lost, why.
+    caf::reacts_to<std::uint64_t, v1::GuestControl>,               ///< Internal: from link n.
+    caf::reacts_to<link_atom, std::uint64_t, std::string>,         ///< Internal: link n is lost, why.
+    caf::reacts_to<tick_atom, std::uint64_t>>;                     ///< Internal: request n has waited long enough.
 
 /// Whoever owns a guest hears from it through this: unasked notices, and the loss of the channel.
 using guest_listener = caf::typed_actor<caf::reacts_to<v1::AgentNotice>, caf::reacts_to<link_atom, std::string>>;
@@ -83,7 +92,8 @@ using memory_hotplug_actor = caf::typed_actor<
     caf::replies_to<v1::CancelOperation>::with<v1::MemoryStatus>,  ///< Stops after the step that is under way.
     caf::replies_to<v1::ReadHotplug>::with<v1::MemoryStatus>,      ///< Last read back; `refresh` asks VMM and guest.
     caf::reacts_to<v1::VmEvent>,
-    caf::reacts_to<v1::AgentFacts>>;                               ///< The guest's facts have changed unasked.
+    caf::reacts_to<v1::AgentFacts>,                                ///< The guest's facts have changed unasked.
+    caf::reacts_to<tick_atom, std::uint64_t>>;                     ///< Internal: the timer with this number.
 
 /// VCPU_HOTPLUG: the same for vCPUs.
 using vcpu_hotplug_actor = caf::typed_actor<
@@ -92,7 +102,8 @@ using vcpu_hotplug_actor = caf::typed_actor<
     caf::replies_to<v1::CancelOperation>::with<v1::VcpuStatus>,
     caf::replies_to<v1::ReadHotplug>::with<v1::VcpuStatus>,
     caf::reacts_to<v1::VmEvent>,
-    caf::reacts_to<v1::AgentFacts>>;
+    caf::reacts_to<v1::AgentFacts>,
+    caf::reacts_to<tick_atom, std::uint64_t>>;                     ///< Internal: the timer with this number.
 
 /// SANDBOX: the life of one sandbox (actors/sandbox/lifecycle.hpp). Spawned and monitored by ENGINE.
 using sandbox_actor = caf::typed_actor<
@@ -114,7 +125,7 @@ using sandbox_actor = caf::typed_actor<
     caf::reacts_to<link_atom, std::string>,
     caf::reacts_to<v1::MemoryStatus>,
     caf::reacts_to<v1::VcpuStatus>,
-    caf::reacts_to<tick_atom>>;
+    caf::reacts_to<tick_atom, std::uint64_t>>;                     ///< Internal: timer n.
 
 /// ENGINE: registry and supervisor of all sandboxes of a state directory. One an engine.
 using engine_actor = caf::typed_actor<

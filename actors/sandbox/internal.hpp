@@ -1,0 +1,81 @@
+#pragma once
+
+// What the files of the sandbox actor share. Not for others.
+
+#include <memory>
+
+#include "actors/kept_promise.hpp"
+#include "actors/sandbox/lifecycle.hpp"
+#include "actors/sandbox/sandbox.hpp"
+
+namespace caisson::sandbox {
+
+using self_ptr = sandbox_actor::stateful_pointer<state>;
+/// For the callbacks of a request: where they are dropped unanswered (the actor ends), the asker hears of it.
+template <class T> std::shared_ptr<kept_promise<T>> keep(caf::typed_response_promise<T> promise) {
+  return std::make_shared<kept_promise<T>>(std::move(promise));
+}
+
+using status_promise = caf::typed_response_promise<v1::SandboxStatus>;
+
+// sandbox.cpp
+v1::SandboxStatus status_of(self_ptr self);
+v1::Event make_event(self_ptr self, std::string type, std::string text = {});
+/// One transaction, then the events go out, then `then` with the journal's error or none.
+void journal(self_ptr self, v1::JournalRecord what, std::function<void(const caf::error&)> then);
+/// Journals the record as it is, with one event.
+void save(self_ptr self, std::string event_type, std::string text, std::function<void(const caf::error&)> then);
+void after(self_ptr self, milliseconds delay, std::function<void()> work);
+void move_to(self_ptr self, happening what);
+void take(self_ptr self, const v1::VmObserved& seen);
+void unpark(self_ptr self);
+void warn(self_ptr self, std::string text);
+caf::error not_running(self_ptr self, std::string_view doing);
+
+// boot.cpp
+caf::result<v1::SandboxStatus> on_boot(self_ptr self, const v1::BootSandbox& m);
+void fail_boot(self_ptr self, caf::error why);
+void spawn_vm_actors(self_ptr self);
+v1::DescribeBackend describe_request(self_ptr self);
+/// Opens the channel to the agent and tells the hotplug actors; `then` with the error or none.
+void meet_guest(self_ptr self, milliseconds deadline, std::function<void(const caf::error&)> then);
+
+// ending.cpp
+caf::result<v1::SandboxStatus> on_stop(self_ptr self, const v1::StopSandbox& m);
+caf::result<v1::SandboxStatus> on_remove(self_ptr self, const v1::RemoveSandbox& m);
+void on_vm_event(self_ptr self, const v1::VmEvent& m);
+/// Destroys the VM and everything of it on the host; tries again a few times; `then` with the last error or none.
+void clean_up_vm(self_ptr self, std::function<void(const caf::error&)> then);
+void continue_stop(self_ptr self);
+void vm_gone(self_ptr self, happening how, std::string why);
+/// The actors below this one end with it; the VM does not.
+void end_children(self_ptr self);
+/// The last word: the record leaves the journal, everybody is answered, the actor ends.
+void finish(self_ptr self, std::string event_type, std::string text);
+
+// operations.cpp
+caf::result<v1::Operation> on_resize(self_ptr self, const v1::ResizeSandbox& m);
+caf::result<v1::Operation> on_get_operation(self_ptr self, const std::string& id);
+caf::result<v1::Operation> on_wait_operation(self_ptr self, const v1::WaitOperation& m);
+caf::result<v1::Operation> on_cancel_operation(self_ptr self, const v1::CancelOperation& m);
+void on_progress(self_ptr self);
+void begin_operation(self_ptr self, v1::Operation operation, milliseconds deadline);
+void start_after_boot_operation(self_ptr self);
+
+// recovery.cpp
+caf::result<v1::SandboxStatus> on_adopt(self_ptr self, const v1::AdoptSandbox& m);
+void on_agent_lost(self_ptr self, const std::string& why);
+
+/// A request that came while the engine reads the VM back waits until that is over.
+template <class Reply, class Message> caf::result<Reply> park(self_ptr self, const Message& m) {
+  constexpr std::size_t most_parked = 256;
+  if (self->state.parked.size() >= most_parked)
+    return make_error(ec::busy, "sandbox " + self->state.record.name() +
+                                    ": it is being recovered and too many requests wait for it already; try again");
+  auto promise = self->template make_response_promise<Reply>();
+  self->state.parked.push_back(
+      [self, promise, m]() mutable { promise.delegate(caf::actor_cast<sandbox_actor>(self->ctrl()), m); });
+  return promise;
+}
+
+} // namespace caisson::sandbox

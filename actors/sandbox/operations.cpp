@@ -1,0 +1,331 @@
+// A resize as an operation: planned first (what cannot work is refused at once), durable before it is answered, done by
+// the two hotplug actors, re-readable afterwards. Each part keeps its own rule for a change that is already under way
+// (actors/memory_hotplug/memory_hotplug.hpp).
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "actors/sandbox/internal.hpp"
+
+namespace caisson::sandbox {
+namespace {
+
+constexpr std::size_t most_ended_operations = 4096;
+constexpr std::int64_t between_progress_events_ms = 500;
+
+bool ended(const v1::Operation& op) {
+  return op.state() != v1::OPERATION_STATE_RUNNING;
+}
+
+// The worst part decides.
+int weight(v1::OperationState s) {
+  switch (s) {
+  case v1::OPERATION_STATE_FAILED:
+    return 4;
+  case v1::OPERATION_STATE_CANCELLED:
+    return 3;
+  case v1::OPERATION_STATE_PARTLY:
+    return 2;
+  default:
+    return 1;
+  }
+}
+
+void add_plan(v1::ResizePlan& whole, const v1::ResizePlan& part) {
+  if (part.memory_target_bytes() > 0) {
+    whole.set_memory_target_bytes(part.memory_target_bytes());
+    whole.set_memory_asked_bytes(part.memory_asked_bytes());
+  }
+  if (part.vcpus_target() > 0)
+    whole.set_vcpus_target(part.vcpus_target());
+  for (const auto& step : part.steps())
+    *whole.add_steps() = step;
+  for (const auto& note : part.notes())
+    whole.add_notes(note);
+}
+
+void end_operation(self_ptr self, const std::string& id) {
+  auto& st = self->state;
+  auto at = st.operations.find(id);
+  if (at == st.operations.end())
+    return;
+  auto& op = at->second.operation;
+  op.set_state(v1::OPERATION_STATE_CONVERGED);
+  for (const auto& part : at->second.outcomes) {
+    if (weight(part.state()) > weight(op.state()))
+      op.set_state(part.state());
+    if (!part.why().empty())
+      op.set_why(op.why().empty() ? part.why() : op.why() + "; " + part.why());
+    if (part.has_error() && !op.has_error())
+      *op.mutable_error() = part.error();
+  }
+  op.set_ended_unix_ms(st.set.now_unix_ms());
+  *op.mutable_memory() = st.memory_status;
+  *op.mutable_vcpus() = st.vcpu_status;
+  v1::JournalRecord what;
+  if (has_vm(st.record.state()) && !st.finishing)
+    *what.mutable_operation() = op;
+  constexpr std::string_view words[] = {"", "planned", "progress", "converged", "partly", "failed", "cancelled"};
+  auto* event = what.add_events();
+  *event = make_event(self, fmt::format("operation.{}", words[op.state()]), op.why());
+  *event->mutable_operation() = op;
+  journal(self, std::move(what), [self, id](const caf::error& why) {
+    auto& s = self->state;
+    auto here = s.operations.find(id);
+    if (here == s.operations.end())
+      return;
+    if (why)
+      warn(self, text_of(why));
+    here->second.parts_open = 0;
+    for (auto& p : std::exchange(here->second.waiting, {}))
+      p.deliver(here->second.operation);
+    s.ended_operations.push_back(id);
+    if (s.ended_operations.size() > most_ended_operations) {
+      s.operations.erase(s.ended_operations.front());
+      s.ended_operations.pop_front();
+    }
+  });
+}
+
+void part_ended(self_ptr self, const std::string& id, v1::HotplugOutcome outcome) {
+  auto at = self->state.operations.find(id);
+  if (at == self->state.operations.end())
+    return;
+  if (outcome.has_memory())
+    self->state.memory_status = outcome.memory();
+  if (outcome.has_vcpus())
+    self->state.vcpu_status = outcome.vcpus();
+  at->second.outcomes.push_back(std::move(outcome));
+  if (static_cast<int>(at->second.outcomes.size()) == at->second.parts_open)
+    end_operation(self, id);
+}
+
+// One part by its actor; an actor that cannot answer gives a failed part with the figures that are known.
+template <class Actor, class Message>
+void run_part(self_ptr self, const Actor& actor, Message m, milliseconds deadline, std::string doing) {
+  auto id = m.operation_id();
+  m.set_deadline_ms(static_cast<std::uint32_t>(deadline.count()));
+  self->request(actor, deadline + self->state.set.verb_deadline * 2, std::move(m))
+      .then([self, id](const v1::HotplugOutcome& outcome) { part_ended(self, id, outcome); },
+            [self, id, doing](const caf::error& why) {
+              v1::HotplugOutcome failed;
+              failed.set_operation_id(id);
+              failed.set_state(v1::OPERATION_STATE_FAILED);
+              *failed.mutable_error() = to_proto(why, doing);
+              failed.set_why(failed.error().text());
+              part_ended(self, id, std::move(failed));
+            });
+}
+
+// Asks both actors for their plans, then goes on with the whole one or the first refusal.
+void plan_parts(self_ptr self, const v1::ResizeSandbox& m,
+                std::function<void(const caf::error&, const v1::ResizePlan&)> then) {
+  auto& st = self->state;
+  struct gathering {
+    v1::ResizePlan plan;
+    caf::error refused;
+    int open = 0;
+  };
+  auto g = std::make_shared<gathering>();
+  g->open = (m.memory_bytes() > 0) + (m.vcpus() > 0);
+  auto done = [g, then] {
+    if (--g->open == 0)
+      then(g->refused, g->plan);
+  };
+  auto took = [g, done](const v1::HotplugOutcome& outcome) {
+    if (outcome.state() == v1::OPERATION_STATE_FAILED && !g->refused)
+      g->refused = outcome.has_error() ? make_error(outcome.error()) : make_error(ec::out_of_range, outcome.why());
+    add_plan(g->plan, outcome.plan());
+    done();
+  };
+  auto refused = [g, done](const caf::error& why) {
+    if (!g->refused)
+      g->refused = make_error(to_proto(why, "planning the resize"));
+    done();
+  };
+  if (m.memory_bytes() > 0) {
+    v1::SetMemoryTarget ask;
+    ask.set_target_bytes(m.memory_bytes());
+    ask.set_plan_only(true);
+    ask.set_deadline_ms(static_cast<std::uint32_t>(st.set.verb_deadline.count()));
+    self->request(st.memory, st.set.verb_deadline * 2, ask).then(took, refused);
+  }
+  if (m.vcpus() > 0) {
+    v1::SetVcpuTarget ask;
+    ask.set_target(m.vcpus());
+    ask.set_plan_only(true);
+    ask.set_deadline_ms(static_cast<std::uint32_t>(st.set.verb_deadline.count()));
+    self->request(st.vcpus, st.set.verb_deadline * 2, ask).then(took, refused);
+  }
+}
+
+v1::Operation new_operation(self_ptr self, const v1::ResizeSandbox& m, const v1::ResizePlan& plan) {
+  auto& st = self->state;
+  v1::Operation op;
+  op.set_id(
+      fmt::format("{}-{}-{:08x}", st.record.id(), ++st.operations_begun, static_cast<std::uint32_t>(st.set.random())));
+  op.set_sandbox_id(st.record.id());
+  op.set_state(m.dry_run() ? v1::OPERATION_STATE_PLANNED : v1::OPERATION_STATE_RUNNING);
+  op.set_memory_asked_bytes(m.memory_bytes());
+  op.set_memory_target_bytes(plan.memory_target_bytes());
+  op.set_vcpus_asked(m.vcpus());
+  *op.mutable_memory() = st.memory_status;
+  *op.mutable_vcpus() = st.vcpu_status;
+  *op.mutable_plan() = plan;
+  op.set_started_unix_ms(st.set.now_unix_ms());
+  op.set_generation(st.record.generation());
+  op.set_idempotency_key(m.idempotency_key());
+  return op;
+}
+
+} // namespace
+
+void begin_operation(self_ptr self, v1::Operation operation, milliseconds deadline) {
+  auto& st = self->state;
+  auto id = operation.id();
+  auto& running = st.operations[id];
+  running.operation = operation;
+  running.parts_open = (operation.memory_asked_bytes() > 0) + (operation.vcpus_asked() > 0);
+  if (operation.memory_asked_bytes() > 0) {
+    v1::SetMemoryTarget ask;
+    ask.set_operation_id(id);
+    ask.set_target_bytes(operation.memory_asked_bytes());
+    run_part(self, st.memory, ask, deadline, "changing the memory");
+  }
+  if (operation.vcpus_asked() > 0) {
+    v1::SetVcpuTarget ask;
+    ask.set_operation_id(id);
+    ask.set_target(operation.vcpus_asked());
+    run_part(self, st.vcpus, ask, deadline, "changing the vCPUs");
+  }
+}
+
+caf::result<v1::Operation> on_resize(self_ptr self, const v1::ResizeSandbox& m) {
+  auto& st = self->state;
+  if (st.record.state() == v1::SANDBOX_STATE_RECOVERING)
+    return park<v1::Operation>(self, m);
+  if (st.record.state() != v1::SANDBOX_STATE_RUNNING)
+    return not_running(self, "resize");
+  if (!m.idempotency_key().empty())
+    for (const auto& [id, known] : st.operations)
+      if (known.operation.idempotency_key() == m.idempotency_key())
+        return known.operation;
+  if (m.if_generation() > 0 && m.if_generation() != st.record.generation())
+    return make_error(ec::conflict,
+                      fmt::format("resize: sandbox {} is at generation {}, not {}; read its status and ask again",
+                                  st.record.name(), st.record.generation(), m.if_generation()));
+  auto promise = self->make_response_promise<v1::Operation>();
+  auto kept = keep(promise);
+  plan_parts(self, m, [self, kept, m](const caf::error& refused, const v1::ResizePlan& plan) {
+    auto& s = self->state;
+    if (refused)
+      return kept->deliver(refused);
+    if (s.record.state() != v1::SANDBOX_STATE_RUNNING)
+      return kept->deliver(not_running(self, "resize"));
+    if (m.dry_run())
+      return kept->deliver(new_operation(self, m, plan));
+    s.record.set_generation(s.record.generation() + 1);
+    if (m.memory_bytes() > 0)
+      s.record.set_memory_target_bytes(plan.memory_target_bytes());
+    if (m.vcpus() > 0)
+      s.record.set_vcpu_target(m.vcpus());
+    auto op = new_operation(self, m, plan);
+    v1::JournalRecord what;
+    *what.mutable_upsert() = s.record;
+    *what.mutable_operation() = op;
+    auto* event = what.add_events();
+    *event = make_event(self, "operation.started");
+    *event->mutable_operation() = op;
+    auto deadline = m.deadline_ms() > 0 ? milliseconds{m.deadline_ms()} : s.set.operation_deadline;
+    journal(self, std::move(what), [self, kept, op, deadline](const caf::error& why) {
+      if (why)
+        return kept->deliver(why);
+      begin_operation(self, op, deadline);
+      kept->deliver(op);
+    });
+  });
+  return promise;
+}
+
+void start_after_boot_operation(self_ptr self) {
+  auto& st = self->state;
+  const auto& config = st.record.config().sandbox();
+  auto has = st.memory_status.boot_bytes() + st.memory_status.plugged_bytes();
+  v1::ResizeSandbox m;
+  m.set_sandbox(st.record.id());
+  if (config.after_boot_memory_target_bytes() > has)
+    m.set_memory_bytes(std::min(config.after_boot_memory_target_bytes(), st.record.spec().max_bytes()));
+  if (config.after_boot_vcpu_target() > st.vcpu_status.online())
+    m.set_vcpus(std::min(config.after_boot_vcpu_target(), st.record.spec().max_vcpus()));
+  if (m.memory_bytes() == 0 && m.vcpus() == 0)
+    return;
+  if (config.after_boot_memory_target_bytes() > st.record.spec().max_bytes())
+    warn(self, fmt::format("the containers' limits come to {} bytes, above the maximum of {} bytes (default_maxmemory)",
+                           config.after_boot_memory_target_bytes(), st.record.spec().max_bytes()));
+  self->request(caf::actor_cast<sandbox_actor>(self->ctrl()), st.set.verb_deadline * 4, m)
+      .then([](const v1::Operation&) {}, [self](const caf::error& why) { warn(self, text_of(why)); });
+}
+
+void on_progress(self_ptr self) {
+  auto& st = self->state;
+  auto now = st.set.now_unix_ms();
+  for (auto& [id, running] : st.operations) {
+    if (running.parts_open == 0)
+      continue;
+    *running.operation.mutable_memory() = st.memory_status;
+    *running.operation.mutable_vcpus() = st.vcpu_status;
+    if (ended(running.operation) || now - running.last_progress_unix_ms < between_progress_events_ms)
+      continue;
+    running.last_progress_unix_ms = now;
+    v1::JournalRecord what;
+    auto* event = what.add_events();
+    *event = make_event(self, "operation.progress");
+    *event->mutable_operation() = running.operation;
+    journal(self, std::move(what), [](const caf::error&) {});
+  }
+}
+
+caf::result<v1::Operation> on_get_operation(self_ptr self, const std::string& id) {
+  auto& st = self->state;
+  auto at = st.operations.find(id);
+  if (at == st.operations.end())
+    return make_error(ec::not_found,
+                      fmt::format("operation {}: sandbox {} has no such operation", id, st.record.name()));
+  return at->second.operation;
+}
+
+caf::result<v1::Operation> on_wait_operation(self_ptr self, const v1::WaitOperation& m) {
+  auto& st = self->state;
+  auto at = st.operations.find(m.operation_id());
+  if (at == st.operations.end() || ended(at->second.operation) || m.wait_ms() == 0)
+    return on_get_operation(self, m.operation_id());
+  auto promise = self->make_response_promise<v1::Operation>();
+  at->second.waiting.push_back(promise);
+  after(self, milliseconds{m.wait_ms()}, [self, promise, id = m.operation_id()]() mutable {
+    if (!promise.pending())
+      return;
+    auto here = self->state.operations.find(id);
+    if (here != self->state.operations.end())
+      promise.deliver(here->second.operation);
+  });
+  return promise;
+}
+
+caf::result<v1::Operation> on_cancel_operation(self_ptr self, const v1::CancelOperation& m) {
+  auto& st = self->state;
+  auto at = st.operations.find(m.operation_id());
+  if (at == st.operations.end() || ended(at->second.operation))
+    return on_get_operation(self, m.operation_id());
+  if (at->second.operation.memory_asked_bytes() > 0)
+    self->request(st.memory, st.set.verb_deadline, m)
+        .then([](const v1::MemoryStatus&) {}, [self](const caf::error& why) { warn(self, text_of(why)); });
+  if (at->second.operation.vcpus_asked() > 0)
+    self->request(st.vcpus, st.set.verb_deadline, m)
+        .then([](const v1::VcpuStatus&) {}, [self](const caf::error& why) { warn(self, text_of(why)); });
+  auto promise = self->make_response_promise<v1::Operation>();
+  at->second.waiting.push_back(promise);
+  return promise;
+}
+
+} // namespace caisson::sandbox
