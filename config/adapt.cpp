@@ -38,10 +38,15 @@ struct adapter {
     each.set_where(to_string(set.where));
   }
 
-  void lack(table in, std::string_view name, std::string what, std::string near = {}) {
+  problem fault(table in, std::string_view name, std::string what, std::string near = {}) {
     const auto& set = config.at(in, name);
-    out.missing.push_back(make_problem(set.where, {config.full_name(*find_key(in, name)), set.written, std::move(what), {}, std::move(near),
-                                                   v1::CONFIG_SEVERITY_ERROR}));
+    const auto& written = set.written.empty() ? to_toml(set.content) : set.written;
+    return make_problem(set.where, {config.full_name(*find_key(in, name)), written, std::move(what), {}, std::move(near),
+                                    v1::CONFIG_SEVERITY_ERROR});
+  }
+
+  void lack(table in, std::string_view name, std::string what, std::string near = {}) {
+    out.missing.push_back(fault(in, name, std::move(what), std::move(near)));
   }
 
   void architecture() {
@@ -84,7 +89,8 @@ struct adapter {
       return asked;
     auto own = find_program(host, own_names);
     if (!own.empty()) {
-      note(hv, name, '"' + own + '"', asked.empty() ? "not set: the host's own program" : "is not there: the host's own program");
+      if (!asked.empty())
+        note(hv, name, '"' + own + '"', "is not there: the host's own program");
       return own;
     }
     if (asked.empty() && !needed)
@@ -156,7 +162,7 @@ struct adapter {
              ", in whole blocks of 128 MiB");
     }
     if (out.boot_memory_bytes > out.max_memory_bytes)
-      lack(hv, "default_memory", "is more than this host has (" + text_of(host.memory_bytes) + ")");
+      out.too_large.push_back(fault(hv, "default_memory", "is more than this host has (" + text_of(host.memory_bytes) + ")"));
     out.memory_slots = static_cast<std::uint32_t>(config.integer(hv, "memory_slots"));
     if (out.memory_slots == 0) {
       out.memory_slots = 10;

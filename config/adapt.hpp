@@ -24,7 +24,8 @@ struct adapted {
   std::uint32_t bridges = 0;
   std::uint32_t agent_connect_timeout_ms = 0;
   std::vector<adaptation> adaptations;
-  std::vector<problem> missing;    ///< what a sandbox would need and this host or build lacks; errors
+  std::vector<problem> missing;    ///< files, programs and backends that this host or build lacks; errors of a sandbox
+  std::vector<problem> too_large;  ///< figures that no host of this size can have; errors of the file too
 };
 
 adapted adapt(const layered& config, const host_facts& host);

@@ -170,6 +170,69 @@ struct reader {
   }
 };
 
+/// A broken line, as far as it can be read: which key it was meant for, and what stands behind its `=`.
+struct broken_line {
+  std::string full_key;
+  std::string written;
+  const key* row = nullptr;
+  position value_at;
+};
+
+std::string_view trim(std::string_view text) {
+  const auto first = text.find_first_not_of(" \t\r");
+  if (first == text.npos)
+    return {};
+  return text.substr(first, text.find_last_not_of(" \t\r") - first + 1);
+}
+
+broken_line read_broken_line(std::string_view text, position at) {
+  broken_line out;
+  std::string table_text;
+  std::uint32_t number = 0;
+  while (number < at.line && !text.empty()) {
+    ++number;
+    const auto end = text.find('\n');
+    const auto line = text.substr(0, end);
+    text = end == text.npos ? std::string_view{} : text.substr(end + 1);
+    const auto inner = trim(line);
+    if (number < at.line) {
+      if (inner.size() > 2 && inner.front() == '[' && inner[1] != '[')
+        table_text = trim(inner.substr(1, inner.find(']') == inner.npos ? inner.npos : inner.find(']') - 1));
+      continue;
+    }
+    const auto equals = line.find('=');
+    if (equals == line.npos)
+      return out;
+    const auto name = trim(line.substr(0, equals));
+    if (name.empty() || name.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-") != name.npos)
+      return out;
+    out.full_key = (table_text.empty() ? "" : table_text + '.') + std::string{name};
+    out.written = trim(line.substr(equals + 1));
+    out.row = find_key_by_path(out.full_key);
+    const auto value_begin = line.find_first_not_of(" \t", equals + 1);
+    if (value_begin != line.npos && line.substr(0, value_begin).find_first_of("\x80\xff") == line.npos)
+      out.value_at = {at.line, static_cast<std::uint32_t>(value_begin + 1)};
+  }
+  return out;
+}
+
+problem not_toml(const std::string& path, std::string_view text, const syntax_error& error, bool stopped) {
+  const auto broken = read_broken_line(text, error.at);
+  std::string what = error.what.find("representable in 64 bits") != error.what.npos ? std::string{"does not fit into 64 bits"}
+                                                                                    : "not TOML: " + escaped(error.what, 200);
+  if (stopped)
+    what += "; nothing behind this line was checked";
+  std::string near;
+  if (!broken.row && !broken.full_key.empty()) {
+    std::vector<std::string_view> names;
+    for (const auto& row : all_keys())
+      names.push_back(row.name);
+    near = nearest(std::string_view{broken.full_key}.substr(broken.full_key.rfind('.') + 1), names);
+  }
+  return make_problem({path, broken.value_at.line ? broken.value_at : error.at, {}},
+                      {broken.full_key, broken.written, what, broken.row ? allowed_of(*broken.row) : std::string{}, near, v1::CONFIG_SEVERITY_ERROR});
+}
+
 std::string override_of(const load_options& options, std::string_view path) {
   std::string found;
   for (const auto& [key_path, text] : options.overrides)
@@ -379,11 +442,8 @@ load_result load(const sources& from, const load_options& options) {
   for (std::size_t i = 0; i < from.files.size(); ++i) {
     documents.push_back(read_toml(from.files[i].text));
     for (const auto& error : documents.back().errors)
-      problems.push_back(make_problem(
-        read.where(i, error.at),
-        {{}, {}, "not TOML: " + escaped(error.what, 200) + (documents.back().complete || &error != &documents.back().errors.back()
-                                                           ? "" : "; nothing behind this line was checked"),
-         {}, {}, v1::CONFIG_SEVERITY_ERROR}));
+      problems.push_back(not_toml(from.files[i].path, from.files[i].text, error,
+                                  !documents.back().complete && &error == &documents.back().errors.back()));
     read.root(i, documents.back().root);
   }
 

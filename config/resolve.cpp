@@ -177,6 +177,7 @@ outcome resolve(const v1::ResolveConfig& request, const sources& from, const hos
   outcome out;
   out.problems = std::move(loaded.problems);
   auto figures = adapt(config, host);
+  out.problems.insert(out.problems.end(), figures.too_large.begin(), figures.too_large.end());
   out.problems.insert(out.problems.end(), figures.missing.begin(), figures.missing.end());
 
   v1::ResolvedConfig resolved;
@@ -214,7 +215,9 @@ v1::ConfigReport check(const sources& from, const load_options& options, const h
   auto loaded = load(from, options);
   v1::ConfigReport out;
   auto figures = adapt(loaded.config, host);
-  out.set_ok(!has_error(loaded.problems));
+  out.set_ok(!has_error(loaded.problems) && figures.too_large.empty());
+  for (auto& each : figures.too_large)
+    loaded.problems.push_back(std::move(each));
   for (auto& each : loaded.problems)
     *out.add_problems() = std::move(each);
   for (auto& each : figures.missing) {
