@@ -1,0 +1,90 @@
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <vector>
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+#include "engine/directories.hpp"
+#include "messages/error.hpp"
+
+namespace caisson::engine {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::uintmax_t largest_manifest_bytes = 1u << 20;
+
+std::string missing_in(const fs::path& dir) {
+  std::string missing;
+  std::error_code error;
+  for (const char* name : {"vmlinux", "initramfs.cpio", "manifest.json"})
+    if (!fs::is_regular_file(dir / name, error))
+      missing += (missing.empty() ? "" : ", ") + std::string{name};
+  return missing;
+}
+
+std::string text_of_key(const nlohmann::json& manifest, const char* key) {
+  auto at = manifest.find(key);
+  return at != manifest.end() && at->is_string() ? at->get<std::string>() : std::string{};
+}
+
+} // namespace
+
+std::variant<guest_files, v1::Error> find_guest(std::string_view architecture, const options& o, const directories& where) {
+  const auto* variable = std::getenv("CAISSON_GUEST_DIR");
+  const bool by_option = !o.guest_directory.empty();
+  const bool by_variable = !by_option && variable && *variable;
+  std::vector<fs::path> candidates;
+  if (by_option || by_variable) {
+    fs::path given = by_option ? o.guest_directory : std::string{variable};
+    candidates = {given, given / architecture};
+  } else {
+    fs::path programs = where.programs;
+    for (const char* step : {"../guest", "../share/caisson/guest", "../../share/caisson/guest"})
+      candidates.push_back((programs / step / architecture).lexically_normal());
+  }
+  std::string looked;
+  std::error_code error;
+  for (const auto& dir : candidates) {
+    auto missing = missing_in(dir);
+    if (!missing.empty()) {
+      if (fs::is_directory(dir, error) || !(by_option || by_variable))
+        looked += fmt::format("{}{} (without {})", looked.empty() ? "" : "; ", dir.string(), missing);
+      continue;
+    }
+    guest_files found;
+    found.directory = fs::absolute(dir, error).string();
+    found.kernel_path = found.directory + "/vmlinux";
+    found.initrd_path = found.directory + "/initramfs.cpio";
+    if (fs::is_regular_file(dir / "bzImage", error))
+      found.bzimage_path = found.directory + "/bzImage";
+    nlohmann::json manifest;
+    if (std::ifstream in{dir / "manifest.json"}; fs::file_size(dir / "manifest.json", error) <= largest_manifest_bytes)
+      manifest = nlohmann::json::parse(in, nullptr, false);
+    if (!manifest.is_object())
+      return error_message(ec::host_missing, fmt::format("guest in {}: manifest.json cannot be read as JSON; make the guest "
+                                                         "again with guest/image/build",
+                                                         found.directory));
+    if (auto is = text_of_key(manifest, "architecture"); !is.empty() && is != architecture)
+      return error_message(ec::host_missing, fmt::format("guest in {} is for {}, and {} is asked; give another directory, or "
+                                                         "make one: guest/image/build --arch {} --out DIRECTORY",
+                                                         found.directory, is, architecture, architecture));
+    found.command_line = text_of_key(manifest, "kernel_parameters");
+    return found;
+  }
+  if (looked.empty())
+    looked = candidates.front().string() + " (no such directory)";
+  return error_message(
+      ec::host_missing,
+      fmt::format("no guest for {}: looked in {}{}. Make it with `guest/image/build --arch {} --out {}` "
+                  "(./scripts/quickstart does), or say where it is with CAISSON_GUEST_DIR",
+                  architecture, looked,
+                  by_option     ? ", the directory that was given"
+                  : by_variable ? ", from CAISSON_GUEST_DIR"
+                                : "",
+                  architecture, candidates.front().string()));
+}
+
+} // namespace caisson::engine
