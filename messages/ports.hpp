@@ -15,6 +15,7 @@
 #include "messages/agent.pb.h"
 #include "messages/backend.pb.h"
 #include "messages/config.pb.h"
+#include "messages/doors.pb.h"
 #include "messages/sandbox.pb.h"
 
 namespace caisson {
@@ -145,6 +146,7 @@ using engine_actor = caf::typed_actor<
     caf::replies_to<v1::EventsFrom, event_sink_ptr>::with<v1::Empty>,
     caf::reacts_to<unsub_atom, event_sink_ptr>,
     caf::replies_to<v1::GetEngine>::with<v1::EngineStatus>,
+    caf::replies_to<v1::DescribeHost>::with<v1::Capabilities>,         ///< What a sandbox would get here; makes none.
     caf::reacts_to<v1::SandboxStatus>>;                                ///< Internal: a sandbox's last word.
 
 } // namespace caisson

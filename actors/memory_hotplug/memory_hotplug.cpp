@@ -1,0 +1,255 @@
+#include "actors/memory_hotplug/memory_hotplug.hpp"
+
+#include <fmt/format.h>
+
+#include "actors/memory_hotplug/run.hpp"
+
+namespace caisson::memory_hotplug {
+namespace {
+
+using std::chrono::milliseconds;
+
+caf::error error_of(const state& st, const refusal& why) {
+  return make_error(why.code, fmt::format("sandbox {}: {}", st.set.sandbox_id, why.text));
+}
+
+refusal not_ready(const state& st) {
+  if (!st.ended.empty())
+    return {ec::vmm_died, fmt::format("its memory cannot be changed: {}", st.ended)};
+  return {ec::not_running, "its memory cannot be changed before its guest has booted and answered"};
+}
+
+v1::MemoryStatus on_ready(self_ptr self, const v1::HotplugReady& m) {
+  auto& st = self->state;
+  st.spec = m.spec();
+  st.capabilities = m.capabilities();
+  st.features = m.features();
+  st.ready = true;
+  st.ended.clear();
+  const auto boot_total = m.guest_boot_mem_total_bytes() > 0 ? m.guest_boot_mem_total_bytes()
+                                                             : m.facts().memory().boot_mem_total_bytes();
+  const auto boot = m.observed().boot_bytes() > 0 ? m.observed().boot_bytes() : m.spec().boot_bytes();
+  st.book.open(boot, m.spec().max_bytes(), boot_total, m.memory_target_bytes(), m.generation());
+  apply(self, m.observed());
+  apply(self, m.facts());
+  return status_of(st);
+}
+
+// ---- looks beside a change ----
+
+void aside_done(self_ptr self, std::uint64_t id) {
+  auto& st = self->state;
+  auto at = st.asides.find(id);
+  if (at == st.asides.end() || --at->second.missing > 0)
+    return;
+  auto a = std::move(at->second);
+  st.asides.erase(at);
+  a.status.deliver(status_of(st));
+  if (!a.outcome.pending())
+    return;
+  if (!st.ended.empty())
+    return a.outcome.deliver(error_of(st, not_ready(st)));
+  auto planned = make_plan(situation_of(st), a.asked.target_bytes());
+  if (auto* no = std::get_if<refusal>(&planned))
+    return a.outcome.deliver(error_of(st, *no));
+  auto& p = std::get<plan>(planned);
+  if (auto no = missing_ability(st, p))
+    return a.outcome.deliver(error_of(st, *no));
+  v1::HotplugOutcome out;
+  out.set_operation_id(a.asked.operation_id());
+  out.set_state(v1::OPERATION_STATE_PLANNED);
+  *out.mutable_memory() = status_of(st);
+  *out.mutable_plan() = to_proto(st, p);
+  a.outcome.deliver(std::move(out));
+}
+
+/// Asks guest and VMM, each once; what does not answer leaves the figures as they were. While a change runs its own reads
+/// of the VMM are the newer ones, so that only the guest is asked.
+void look_aside(self_ptr self, aside a) {
+  auto& st = self->state;
+  const auto id = ++st.serial;
+  a.missing = st.running ? 1 : 2;
+  st.asides.emplace(id, std::move(a));
+  v1::AgentRequest read;
+  read.mutable_read_facts();
+  self->request(st.agent, st.set.agent_timeout, std::move(read))
+      .then(
+          [self, id](const v1::AgentReply& reply) {
+            if (reply.has_facts())
+              apply(self, reply.facts());
+            aside_done(self, id);
+          },
+          [self, id](caf::error&) { aside_done(self, id); });
+  if (st.running)
+    return;
+  v1::InspectVm look;
+  look.set_sandbox_id(st.set.sandbox_id);
+  look.set_deadline_ms(static_cast<std::uint32_t>(st.set.step_timeout.count()));
+  const auto turn = st.turn;
+  self->request(st.backend, st.set.step_timeout + milliseconds{1'000}, std::move(look))
+      .then(
+          [self, id, turn](const v1::VmObserved& seen) {
+            if (self->state.turn == turn)  // else a change has begun since, and knows better
+              apply(self, seen);
+            aside_done(self, id);
+          },
+          [self, id](caf::error&) { aside_done(self, id); });
+}
+
+caf::result<v1::MemoryStatus> on_read(self_ptr self, const v1::ReadHotplug& m) {
+  auto& st = self->state;
+  if (!m.refresh() || !st.ready || !st.ended.empty())
+    return status_of(st);
+  auto promise = self->make_response_promise<v1::MemoryStatus>();
+  aside a;
+  a.status = kept_promise<v1::MemoryStatus>{promise};
+  look_aside(self, std::move(a));
+  return promise;
+}
+
+// ---- targets ----
+
+caf::result<v1::HotplugOutcome> on_target(self_ptr self, const v1::SetMemoryTarget& m) {
+  auto& st = self->state;
+  if (!st.ready || !st.ended.empty())
+    return error_of(st, not_ready(st));
+  auto s = situation_of(st);
+  if (s.granule_bytes == 0) {
+    const auto& why = s.how == method::dimm ? st.capabilities.dimm_why_not() : st.capabilities.virtio_mem_why_not();
+    return error_of(st, {ec::unsupported, fmt::format("its memory cannot be changed by {}: {}",
+                                                      s.how == method::dimm ? "DIMM" : "virtio-mem",
+                                                      why.empty() ? "the VMM cannot do it" : why)});
+  }
+  auto settled = settle_target(s, m.target_bytes());
+  if (auto* no = std::get_if<refusal>(&settled))
+    return error_of(st, *no);
+  auto promise = self->make_response_promise<v1::HotplugOutcome>();
+  if (m.plan_only()) {
+    aside a;
+    a.outcome = kept_promise<v1::HotplugOutcome>{promise};
+    a.asked = m;
+    look_aside(self, std::move(a));
+    return promise;
+  }
+  change c;
+  c.operation_id = m.operation_id();
+  c.target = std::get<settled_target>(std::move(settled));
+  c.deadline = self->clock().now() +
+               (m.deadline_ms() > 0 ? milliseconds{m.deadline_ms()} : st.set.operation_timeout);
+  c.former_target_bytes = st.book.target_bytes();
+  st.book.accept(c.target.used_bytes);
+  c.generation = st.book.generation();
+  c.promise = kept_promise<v1::HotplugOutcome>{promise};
+  tell(self);
+  if (!st.running) {
+    start_change(self, std::move(c));
+    return promise;
+  }
+  const auto why = fmt::format("superseded by operation {} with target {} bytes", c.operation_id, c.target.used_bytes);
+  if (st.waiting)
+    cancel_waiting(self, why);
+  st.running->stop_why = why;
+  st.waiting.emplace(std::move(c));
+  return promise;
+}
+
+caf::result<v1::MemoryStatus> on_cancel(self_ptr self, const v1::CancelOperation& m) {
+  auto& st = self->state;
+  if (st.waiting && st.waiting->operation_id == m.operation_id()) {
+    // The one that it was to supersede has been told to stop and does; nothing follows it.
+    cancel_waiting(self, "cancelled by hand before it began");
+    return status_of(st);
+  }
+  if (st.running && st.running->operation_id == m.operation_id()) {
+    if (st.running->stop_why.empty())
+      st.running->stop_why = "cancelled by hand";
+    return status_of(st);
+  }
+  return error_of(st, {ec::not_found, fmt::format("no change of memory called \"{}\" is running or waiting", m.operation_id())});
+}
+
+// ---- news ----
+
+/// News while nothing runs (a DIMM that left late, virtio-mem that goes on by itself): look, at most once a poll_interval.
+void look_soon(self_ptr self) {
+  auto& st = self->state;
+  if (st.look_timer != 0)
+    return;
+  st.look_timer = ++st.serial;
+  self->delayed_send(self, st.set.poll_interval, tick_atom::value, st.look_timer);
+}
+
+void on_event(self_ptr self, const v1::VmEvent& event) {
+  auto& st = self->state;
+  if (!st.ready)
+    return;
+  switch (event.kind()) {
+  case v1::VmEvent::KIND_VMM_DIED:
+    return vm_ended(self, "the VM is gone" + (event.text().empty() ? std::string{} : ": " + event.text()));
+  case v1::VmEvent::KIND_GUEST_STOPPED: return vm_ended(self, "the guest has powered off");
+  case v1::VmEvent::KIND_GUEST_PANICKED: return vm_ended(self, "the guest's kernel has panicked");
+  default: break;
+  }
+  if (st.running)
+    running_event(self, event);
+  else
+    look_soon(self);
+}
+
+void on_facts(self_ptr self, const v1::AgentFacts& facts) {
+  if (!self->state.ready)
+    return;
+  apply(self, facts);
+  if (self->state.running)
+    running_facts(self);
+}
+
+void on_tick(self_ptr self, std::uint64_t number) {
+  auto& st = self->state;
+  if (number == st.timer) {
+    st.timer = 0;
+    auto work = std::move(st.on_timer);
+    work();
+  } else if (number == st.look_timer) {
+    st.look_timer = 0;
+    if (!st.running && st.ended.empty())
+      look_aside(self, {});
+  }
+}
+
+void on_exit(self_ptr self, caf::exit_msg& m) {
+  auto& st = self->state;
+  const auto text = fmt::format("sandbox {}: it was ended while its memory was being changed; last read back, the VM has {} bytes",
+                                st.set.sandbox_id, st.book.has_bytes());
+  for (auto* c : {&st.running, &st.waiting})
+    if (*c)
+      (*c)->promise.fail(ec::not_running, text);
+  for (auto& [id, a] : st.asides) {
+    a.status.deliver(status_of(st));
+    a.outcome.fail(ec::not_running, text);
+  }
+  self->quit(std::move(m.reason));
+}
+
+} // namespace
+
+memory_hotplug_actor::behavior_type memory_hotplug(self_ptr self, settings set, backend_actor backend,
+                                                   guest_agent_actor agent, hotplug_listener listener) {
+  auto& st = self->state;
+  st.set = std::move(set);
+  st.backend = std::move(backend);
+  st.agent = std::move(agent);
+  st.listener = std::move(listener);
+  self->set_exit_handler([self](caf::exit_msg& m) { on_exit(self, m); });
+  return {
+      [self](const v1::HotplugReady& m) { return on_ready(self, m); },
+      [self](const v1::SetMemoryTarget& m) { return on_target(self, m); },
+      [self](const v1::CancelOperation& m) { return on_cancel(self, m); },
+      [self](const v1::ReadHotplug& m) { return on_read(self, m); },
+      [self](const v1::VmEvent& m) { on_event(self, m); },
+      [self](const v1::AgentFacts& m) { on_facts(self, m); },
+      [self](tick_atom, std::uint64_t number) { on_tick(self, number); },
+  };
+}
+
+} // namespace caisson::memory_hotplug

@@ -1,0 +1,136 @@
+#pragma once
+
+/// MEMORY_HOTPLUG: how much memory one sandbox has, and the change of it that is under way.
+///
+/// One change at a time. A SetMemoryTarget that comes while one runs supersedes it: the newest target wins. The running
+/// change ends after the step that is under way, CANCELLED with "superseded by ..."; then the new one starts from what is
+/// there. A target that waits and is superseded itself ends CANCELLED at once. A target that is refused (and a plan_only)
+/// supersedes nothing.
+///
+/// Answers to SetMemoryTarget: an error where it was refused before anything was done (a bad target, a guest that lacks
+/// what is needed, no slot); a HotplugOutcome for everything that was begun:
+///   CONVERGED  the VMM's plugged size is the target's, and the guest claims to use it
+///   PARTLY     short of it, `why` has the numbers and the reason
+///   FAILED     nothing has moved, or the VM has ended; `error` says why
+///   CANCELLED  by hand or superseded
+/// with the figures that were read back last.
+///
+/// A change is a loop: plan from fresh figures, do the first step, read back, wait for the guest, plan again. Up: the VMM
+/// plugs, then the guest reports it online. Down, DIMM: ask for one DIMM, wait until it has left (an event, or a look: events
+/// may be lost), a refusal is retried once after `retry_delay`, then other DIMMs are tried. Down, virtio-mem: the requested
+/// size is set once and the guest goes on trying by itself. An answer that is lost or unknown is answered by InspectVm; a
+/// step is sent again only where that shows that it was not done, and then under the same id.
+///
+/// Patience with the guest begins anew at each progress; the change's deadline bounds all of it.
+
+#include <chrono>
+#include <functional>
+#include <map>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "actors/kept_promise.hpp"
+#include "actors/memory_hotplug/ledger.hpp"
+#include "actors/memory_hotplug/outcome.hpp"
+#include "actors/memory_hotplug/plan.hpp"
+#include "messages/ports.hpp"
+
+namespace caisson::memory_hotplug {
+
+struct settings {
+  std::string sandbox_id;
+  std::chrono::milliseconds step_timeout{30'000};       ///< one verb of the VMM
+  std::chrono::milliseconds agent_timeout{10'000};      ///< an answer of the agent, beside what it is told to wait
+  std::chrono::milliseconds guest_patience{30'000};     ///< without any progress of the guest
+  std::chrono::milliseconds operation_timeout{300'000}; ///< where a request names no deadline
+  std::chrono::milliseconds poll_interval{250};         ///< for what events should have told
+  std::chrono::milliseconds retry_delay{1'000};         ///< after a DIMM was refused
+};
+
+using moment = std::chrono::steady_clock::time_point;
+
+/// What a change is busy with.
+enum class phase : std::uint8_t {
+  settling,   ///< reading figures, before the first or after the last step
+  acting,     ///< a verb is with the VMM
+  verifying,  ///< its answer was lost
+  following,  ///< the guest is to take memory up, or to confirm
+  leaving,    ///< memory is to leave
+  pausing     ///< before a refused DIMM is asked again
+};
+
+/// One accepted target on its way.
+struct change {
+  std::string operation_id;
+  settled_target target;
+  moment deadline;
+  std::uint64_t generation = 0;
+  std::uint64_t former_target_bytes = 0;
+  kept_promise<v1::HotplugOutcome> promise;
+
+  phase doing = phase::settling;
+  v1::ResizePlan plan;  ///< the first one
+  bool planned = false;
+  bool begun = false;  ///< a verb was sent
+  std::uint64_t plugged_at_start = 0;
+  std::string stop_why;  ///< not empty: ends after this step
+  bool gave_up = false;  ///< no further step
+  std::vector<std::string> reasons;
+  ec failure = ec::none;
+
+  step now;                     ///< under way
+  std::size_t next_dimm = 0;    ///< of now.new_dimms
+  std::uint32_t dimms_made = 0; ///< for their names
+  std::uint32_t steps_done = 0;
+  bool redone = false;          ///< this action was sent a second time
+  bool reply_lost = false;      ///< of this action
+  moment patience_end;
+  std::uint64_t best_seen = 0;  ///< by which progress is measured
+  std::string guest_trouble;    ///< last failure of the agent
+  std::map<std::string, int> refusals;
+  std::set<std::string> stubborn;
+};
+
+/// A look at VMM and guest that somebody waits for beside a change.
+struct aside {
+  kept_promise<v1::MemoryStatus> status;
+  kept_promise<v1::HotplugOutcome> outcome;
+  v1::SetMemoryTarget asked;
+  int missing = 0;
+};
+
+struct state {
+  static constexpr const char* name = "memory_hotplug";
+  settings set;
+  backend_actor backend;
+  guest_agent_actor agent;
+  hotplug_listener listener;
+
+  bool ready = false;
+  v1::VmSpec spec;
+  v1::Capabilities capabilities;
+  v1::GuestFeatures features;
+  std::uint64_t guest_block_bytes = 0;
+  ledger book;
+  std::string ended;  ///< not empty: the VM has ended, and how
+  bool paused = false;
+
+  std::optional<change> running;
+  std::optional<change> waiting;
+
+  std::uint64_t serial = 0;       ///< of turns, timers and asides
+  std::uint64_t turn = 0;         ///< answers of an earlier turn are stale
+  std::uint64_t timer = 0;        ///< of the running change; 0: none is set
+  std::function<void()> on_timer;
+  std::map<std::uint64_t, aside> asides;
+  std::uint64_t look_timer = 0;   ///< of the look that follows news while nothing runs; 0: none is due
+  v1::MemoryStatus told;     ///< to the listener
+};
+
+memory_hotplug_actor::behavior_type memory_hotplug(memory_hotplug_actor::stateful_pointer<state> self, settings set,
+                                                   backend_actor backend, guest_agent_actor agent,
+                                                   hotplug_listener listener);
+
+} // namespace caisson::memory_hotplug

@@ -1,0 +1,278 @@
+#include "actors/vcpu_hotplug/vcpu_hotplug.hpp"
+
+#include <algorithm>
+
+#include <fmt/format.h>
+
+#include "actors/vcpu_hotplug/run.hpp"
+
+namespace caisson::vcpu_hotplug {
+
+situation situation_of(const state& st) {
+  situation s;
+  s.online = st.now.online();
+  s.plugged = st.now.plugged();
+  s.max = st.now.max();
+  s.guest_possible = st.guest_possible;
+  s.can_plug = st.capabilities.vcpu_plug();
+  s.can_unplug = st.capabilities.vcpu_unplug();
+  s.why_no_unplug = st.capabilities.vcpu_unplug_why_not();
+  s.guest_can = st.features.cpu_hotplug();
+  return s;
+}
+
+v1::ResizePlan to_proto(const plan& p) {
+  v1::ResizePlan out;
+  out.set_vcpus_target(p.target);
+  for (const auto& s : p.steps) {
+    auto& to = *out.add_steps();
+    to.set_grow(s.what == action::plug);
+    to.set_text("vCPUs: " + s.text);
+  }
+  for (const auto& n : p.notes)
+    out.add_notes("vCPUs: " + n);
+  return out;
+}
+
+void apply(self_ptr self, const v1::VmObserved& seen) {
+  auto& st = self->state;
+  if (seen.state() == v1::VM_STATE_STOPPED || seen.state() == v1::VM_STATE_ABSENT)
+    return vm_ended(self, fmt::format("the VM has ended: {}", seen.stop_reason().empty() ? "the VMM knows it no longer"
+                                                                                        : seen.stop_reason()));
+  st.paused = seen.state() == v1::VM_STATE_PAUSED;
+  st.now.set_plugged(seen.plugged_vcpus());
+  tell(self);
+}
+
+void apply(self_ptr self, const v1::AgentFacts& facts) {
+  auto& st = self->state;
+  if (!facts.has_cpus())
+    return;
+  st.now.set_online(facts.cpus().online());
+  st.guest_possible = facts.cpus().possible();
+  tell(self);
+}
+
+void tell(self_ptr self) {
+  auto& st = self->state;
+  if (!st.ready || st.now == st.told)
+    return;
+  st.told = st.now;
+  if (st.listener)
+    self->send(st.listener, st.now);
+}
+
+namespace {
+
+using std::chrono::milliseconds;
+
+caf::error error_of(const state& st, ec code, const std::string& text) {
+  return make_error(code, fmt::format("sandbox {}: {}", st.set.sandbox_id, text));
+}
+
+caf::error not_ready(const state& st) {
+  if (!st.ended.empty())
+    return error_of(st, ec::vmm_died, "its vCPUs cannot be changed: " + st.ended);
+  return error_of(st, ec::not_running, "its vCPUs cannot be changed before its guest has booted and answered");
+}
+
+v1::VcpuStatus on_ready(self_ptr self, const v1::HotplugReady& m) {
+  auto& st = self->state;
+  st.capabilities = m.capabilities();
+  st.features = m.features();
+  st.ended.clear();
+  auto max = m.spec().max_vcpus();
+  for (auto limit : {m.observed().max_vcpus(), m.capabilities().max_vcpus()})
+    if (limit > 0)
+      max = max > 0 ? std::min(max, limit) : limit;
+  st.now.set_max(max);
+  st.now.set_generation(std::max(m.generation(), st.now.generation()));
+  st.ready = true;
+  apply(self, m.observed());
+  apply(self, m.facts());
+  st.now.set_target(m.vcpu_target() > 0 ? m.vcpu_target() : st.now.online());
+  tell(self);
+  return st.now;
+}
+
+void aside_done(self_ptr self, std::uint64_t id) {
+  auto& st = self->state;
+  auto at = st.asides.find(id);
+  if (at == st.asides.end() || --at->second.missing > 0)
+    return;
+  auto a = std::move(at->second);
+  st.asides.erase(at);
+  a.status.deliver(st.now);
+  if (!a.outcome.pending())
+    return;
+  if (!st.ended.empty())
+    return a.outcome.deliver(not_ready(st));
+  auto planned = make_plan(situation_of(st), a.asked.target());
+  if (auto* no = std::get_if<refusal>(&planned))
+    return a.outcome.deliver(error_of(st, no->code, no->text));
+  v1::HotplugOutcome out;
+  out.set_operation_id(a.asked.operation_id());
+  out.set_state(v1::OPERATION_STATE_PLANNED);
+  *out.mutable_vcpus() = st.now;
+  *out.mutable_plan() = to_proto(std::get<plan>(planned));
+  a.outcome.deliver(std::move(out));
+}
+
+/// Asks guest and VMM, each once; what does not answer leaves the figures as they were. While a change runs its own reads
+/// of the VMM are the newer ones, so that only the guest is asked.
+void look_aside(self_ptr self, aside a) {
+  auto& st = self->state;
+  const auto id = ++st.serial;
+  a.missing = st.running ? 1 : 2;
+  st.asides.emplace(id, std::move(a));
+  v1::AgentRequest read;
+  read.mutable_read_facts();
+  self->request(st.agent, st.set.agent_timeout, std::move(read))
+      .then(
+          [self, id](const v1::AgentReply& reply) {
+            if (reply.has_facts())
+              apply(self, reply.facts());
+            aside_done(self, id);
+          },
+          [self, id](caf::error&) { aside_done(self, id); });
+  if (st.running)
+    return;
+  v1::InspectVm look;
+  look.set_sandbox_id(st.set.sandbox_id);
+  look.set_deadline_ms(static_cast<std::uint32_t>(st.set.step_timeout.count()));
+  const auto turn = st.turn;
+  self->request(st.backend, st.set.step_timeout + milliseconds{1'000}, std::move(look))
+      .then(
+          [self, id, turn](const v1::VmObserved& seen) {
+            if (self->state.turn == turn)  // else a change has begun since, and knows better
+              apply(self, seen);
+            aside_done(self, id);
+          },
+          [self, id](caf::error&) { aside_done(self, id); });
+}
+
+caf::result<v1::VcpuStatus> on_read(self_ptr self, const v1::ReadHotplug& m) {
+  auto& st = self->state;
+  if (!m.refresh() || !st.ready || !st.ended.empty())
+    return st.now;
+  auto promise = self->make_response_promise<v1::VcpuStatus>();
+  aside a;
+  a.status = kept_promise<v1::VcpuStatus>{promise};
+  look_aside(self, std::move(a));
+  return promise;
+}
+
+caf::result<v1::HotplugOutcome> on_target(self_ptr self, const v1::SetVcpuTarget& m) {
+  auto& st = self->state;
+  if (!st.ready || !st.ended.empty())
+    return not_ready(st);
+  // What can be refused on the spot supersedes nothing.
+  auto planned = make_plan(situation_of(st), m.target());
+  if (auto* no = std::get_if<refusal>(&planned))
+    return error_of(st, no->code, no->text);
+  auto promise = self->make_response_promise<v1::HotplugOutcome>();
+  if (m.plan_only()) {
+    aside a;
+    a.outcome = kept_promise<v1::HotplugOutcome>{promise};
+    a.asked = m;
+    look_aside(self, std::move(a));
+    return promise;
+  }
+  change c;
+  c.operation_id = m.operation_id();
+  c.target = m.target();
+  c.deadline = self->clock().now() +
+               (m.deadline_ms() > 0 ? milliseconds{m.deadline_ms()} : st.set.operation_timeout);
+  c.former_target = st.now.target();
+  st.now.set_target(m.target());
+  st.now.set_generation(st.now.generation() + 1);
+  c.generation = st.now.generation();
+  c.promise = kept_promise<v1::HotplugOutcome>{promise};
+  tell(self);
+  if (!st.running) {
+    start_change(self, std::move(c));
+    return promise;
+  }
+  const auto why = fmt::format("superseded by operation {} with target {} vCPUs", c.operation_id, c.target);
+  if (st.waiting)
+    cancel_waiting(self, why);
+  st.running->stop_why = why;
+  st.waiting.emplace(std::move(c));
+  return promise;
+}
+
+caf::result<v1::VcpuStatus> on_cancel(self_ptr self, const v1::CancelOperation& m) {
+  auto& st = self->state;
+  if (st.waiting && st.waiting->operation_id == m.operation_id()) {
+    cancel_waiting(self, "cancelled by hand before it began");
+    return st.now;
+  }
+  if (st.running && st.running->operation_id == m.operation_id()) {
+    if (st.running->stop_why.empty())
+      st.running->stop_why = "cancelled by hand";
+    return st.now;
+  }
+  return error_of(st, ec::not_found, fmt::format("no change of vCPUs called \"{}\" is running or waiting", m.operation_id()));
+}
+
+void on_event(self_ptr self, const v1::VmEvent& event) {
+  if (!self->state.ready)
+    return;
+  switch (event.kind()) {
+  case v1::VmEvent::KIND_VMM_DIED:
+    return vm_ended(self, "the VM is gone" + (event.text().empty() ? std::string{} : ": " + event.text()));
+  case v1::VmEvent::KIND_GUEST_STOPPED: return vm_ended(self, "the guest has powered off");
+  case v1::VmEvent::KIND_GUEST_PANICKED: return vm_ended(self, "the guest's kernel has panicked");
+  case v1::VmEvent::KIND_BACKEND_RESTARTED: return backend_restarted(self);
+  default: break;
+  }
+}
+
+void on_tick(self_ptr self, std::uint64_t number) {
+  auto& st = self->state;
+  if (number != st.timer)
+    return;
+  st.timer = 0;
+  auto work = std::move(st.on_timer);
+  work();
+}
+
+void on_exit(self_ptr self, caf::exit_msg& m) {
+  auto& st = self->state;
+  const auto text = fmt::format("sandbox {}: it was ended while its vCPUs were being changed; last read back, the guest ran {}",
+                                st.set.sandbox_id, st.now.online());
+  for (auto* c : {&st.running, &st.waiting})
+    if (*c)
+      (*c)->promise.fail(ec::not_running, text);
+  for (auto& [id, a] : st.asides) {
+    a.status.deliver(st.now);
+    a.outcome.fail(ec::not_running, text);
+  }
+  self->quit(std::move(m.reason));
+}
+
+} // namespace
+
+vcpu_hotplug_actor::behavior_type vcpu_hotplug(self_ptr self, settings set, backend_actor backend, guest_agent_actor agent,
+                                               hotplug_listener listener) {
+  auto& st = self->state;
+  st.set = std::move(set);
+  st.backend = std::move(backend);
+  st.agent = std::move(agent);
+  st.listener = std::move(listener);
+  self->set_exit_handler([self](caf::exit_msg& m) { on_exit(self, m); });
+  return {
+      [self](const v1::HotplugReady& m) { return on_ready(self, m); },
+      [self](const v1::SetVcpuTarget& m) { return on_target(self, m); },
+      [self](const v1::CancelOperation& m) { return on_cancel(self, m); },
+      [self](const v1::ReadHotplug& m) { return on_read(self, m); },
+      [self](const v1::VmEvent& m) { on_event(self, m); },
+      [self](const v1::AgentFacts& m) {
+        if (self->state.ready)
+          apply(self, m);
+      },
+      [self](tick_atom, std::uint64_t number) { on_tick(self, number); },
+  };
+}
+
+} // namespace caisson::vcpu_hotplug
