@@ -23,10 +23,6 @@ constexpr milliseconds plan_deadline{120'000};
 constexpr milliseconds look_deadline{10'000};
 constexpr milliseconds longest_wait{3'600'000};
 
-template <class T> std::shared_ptr<kept_promise<T>> keep(caf::typed_response_promise<T> promise) {
-  return std::make_shared<kept_promise<T>>(std::move(promise));
-}
-
 engine_state::entry* find(self_ptr self, const std::string& id_or_name) {
   auto& st = self->state;
   auto named = st.ids_by_name.find(id_or_name);
@@ -187,6 +183,39 @@ caf::result<v1::SandboxStatus> on_create(self_ptr self, const v1::CreateSandbox&
             forget(self, id);
             kept->deliver(make_error(to_proto(why, "reading the configuration")));
           });
+  return promise;
+}
+
+// The way of a creation up to the backend's answer, and no further.
+caf::result<v1::Capabilities> on_describe(self_ptr self, const v1::DescribeHost& m) {
+  v1::CreateSandbox as_if;
+  as_if.set_config_path(m.config_path());
+  as_if.set_hypervisor(m.hypervisor());
+  auto promise = self->make_response_promise<v1::Capabilities>();
+  auto kept = keep(promise);
+  self->request(self->state.set.config, config_deadline, resolve_request(as_if))
+      .then(
+          [self, kept](const v1::ResolvedConfig& config) {
+            v1::SandboxRecord record;
+            *record.mutable_config() = config;
+            backends::provider* provider = nullptr;
+            if (auto why = prepare(self, record, provider))
+              return kept->deliver(why);
+            auto backend = provider->spawn("describe", vm_listener{});
+            auto deadline = self->state.set.sandbox.describe_deadline;
+            auto end = [self, backend] { self->send_exit(backend, caf::exit_reason::user_shutdown); };
+            self->request(backend, deadline * 2, sandbox::describe_request(record.spec(), deadline))
+                .then(
+                    [kept, end](const v1::Capabilities& can) {
+                      kept->deliver(can);
+                      end();
+                    },
+                    [kept, end](const caf::error& why) {
+                      kept->deliver(make_error(to_proto(why, "asking what the hypervisor can do")));
+                      end();
+                    });
+          },
+          [kept](const caf::error& why) { kept->deliver(make_error(to_proto(why, "reading the configuration"))); });
   return promise;
 }
 
@@ -374,6 +403,7 @@ engine_actor::behavior_type engine_keeper(self_ptr self, engine_settings set, v1
         about.set_sandboxes(static_cast<std::uint32_t>(self->state.sandboxes.size()));
         return about;
       },
+      [self](const v1::DescribeHost& m) { return on_describe(self, m); },
       [self](const v1::SandboxStatus& last) { forget(self, last.id()); },
   };
 }

@@ -82,7 +82,7 @@ void create_vm(self_ptr self) {
 
 void describe(self_ptr self) {
   auto& st = self->state;
-  self->request(st.backend, st.set.describe_deadline * 2, describe_request(self))
+  self->request(st.backend, st.set.describe_deadline * 2, describe_request(st.record.spec(), st.set.describe_deadline))
       .then(unless_given_up<v1::Capabilities>(self,
                                               [self](const v1::Capabilities& can) {
                                                 auto& s = self->state;
@@ -100,21 +100,6 @@ void describe(self_ptr self) {
 }
 
 } // namespace
-
-v1::DescribeBackend describe_request(self_ptr self) {
-  const auto& st = self->state;
-  const auto& spec = st.record.spec();
-  v1::DescribeBackend ask;
-  ask.set_architecture(spec.architecture());
-  ask.set_accelerator(spec.accelerator());
-  ask.set_vmm_path(spec.vmm_path());
-  ask.set_firmware_path(spec.firmware_path());
-  ask.set_kernel_path(spec.kernel_path());
-  ask.set_initrd_path(spec.initrd_path());
-  ask.set_libvirt_uri(spec.libvirt_uri());
-  ask.set_deadline_ms(static_cast<std::uint32_t>(st.set.describe_deadline.count()));
-  return ask;
-}
 
 void spawn_vm_actors(self_ptr self) {
   auto& st = self->state;

@@ -7,15 +7,11 @@
 #include "actors/kept_promise.hpp"
 #include "actors/sandbox/lifecycle.hpp"
 #include "actors/sandbox/sandbox.hpp"
+#include "actors/sandbox/spec.hpp"
 
 namespace caisson::sandbox {
 
 using self_ptr = sandbox_actor::stateful_pointer<state>;
-/// For the callbacks of a request: where they are dropped unanswered (the actor ends), the asker hears of it.
-template <class T> std::shared_ptr<kept_promise<T>> keep(caf::typed_response_promise<T> promise) {
-  return std::make_shared<kept_promise<T>>(std::move(promise));
-}
-
 using status_promise = caf::typed_response_promise<v1::SandboxStatus>;
 
 // sandbox.cpp
@@ -36,7 +32,6 @@ caf::error not_running(self_ptr self, std::string_view doing);
 caf::result<v1::SandboxStatus> on_boot(self_ptr self, const v1::BootSandbox& m);
 void fail_boot(self_ptr self, caf::error why);
 void spawn_vm_actors(self_ptr self);
-v1::DescribeBackend describe_request(self_ptr self);
 /// Opens the channel to the agent and tells the hotplug actors; `then` with the error or none.
 void meet_guest(self_ptr self, milliseconds deadline, std::function<void(const caf::error&)> then);
 

@@ -81,7 +81,7 @@ void read_back(self_ptr self, int attempt) {
 // Capabilities are not kept: they belong to the host's programs, which may have changed.
 void describe_again(self_ptr self) {
   auto& st = self->state;
-  self->request(st.backend, st.set.describe_deadline * 2, describe_request(self))
+  self->request(st.backend, st.set.describe_deadline * 2, describe_request(st.record.spec(), st.set.describe_deadline))
       .then(
           [self](const v1::Capabilities& can) {
             self->state.capabilities = can;
@@ -93,11 +93,10 @@ void describe_again(self_ptr self) {
           });
 }
 
-void undo(self_ptr self) {
-  clean_up_vm(self, [self](const caf::error& dirty) {
+void undo(self_ptr self, std::string why) {
+  clean_up_vm(self, [self, why](const caf::error& dirty) {
     finish(self, "sandbox.undone",
-           dirty ? "its creation was never answered; it could not be removed: " + text_of(dirty)
-                 : "its creation was never answered, so it was removed");
+           dirty ? why + ", and it could not be removed: " + text_of(dirty) : why + ", so it was removed");
   });
 }
 
@@ -139,10 +138,14 @@ caf::result<v1::SandboxStatus> on_adopt(self_ptr self, const v1::AdoptSandbox& m
   }
   st.operations_begun = static_cast<std::uint64_t>(m.operations_size());
   spawn_vm_actors(self);
+  if (st.record.request().owner() == "stream") {
+    undo(self, "the stream that it belonged to ended with the engine");
+    return status_of(self);
+  }
   bool other_boot = st.record.boot_id() != st.set.host_boot_id;
   switch (st.record.state()) {
   case v1::SANDBOX_STATE_CREATING:
-    undo(self);
+    undo(self, "its creation was never answered");
     break;
   case v1::SANDBOX_STATE_STOPPED:
   case v1::SANDBOX_STATE_FAILED:

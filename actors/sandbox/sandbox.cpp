@@ -23,6 +23,7 @@ v1::SandboxStatus status_of(self_ptr self) {
   s.set_created_unix_ms(record.created_unix_ms());
   s.set_config_path(record.config().path());
   *s.mutable_adaptations() = record.config().adaptations();
+  s.set_owner(record.request().owner());
   s.set_boot_ms(record.boot_ms());
   s.set_vmm_call_us(st.vmm_call_us);
   for (const auto& w : st.warnings)

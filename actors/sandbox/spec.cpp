@@ -116,4 +116,17 @@ caf::error settle(v1::SandboxRecord& record, const v1::Capabilities& can) {
   return {};
 }
 
+v1::DescribeBackend describe_request(const v1::VmSpec& spec, std::chrono::milliseconds deadline) {
+  v1::DescribeBackend ask;
+  ask.set_architecture(spec.architecture());
+  ask.set_accelerator(spec.accelerator());
+  ask.set_vmm_path(spec.vmm_path());
+  ask.set_firmware_path(spec.firmware_path());
+  ask.set_kernel_path(spec.kernel_path());
+  ask.set_initrd_path(spec.initrd_path());
+  ask.set_libvirt_uri(spec.libvirt_uri());
+  ask.set_deadline_ms(static_cast<std::uint32_t>(deadline.count()));
+  return ask;
+}
+
 } // namespace caisson::sandbox

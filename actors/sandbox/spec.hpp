@@ -2,6 +2,7 @@
 
 /// From a resolved configuration to the VM's specification. Pure.
 
+#include <chrono>
 #include <string>
 
 #include <caf/error.hpp>
@@ -29,5 +30,8 @@ caf::error build_spec(v1::SandboxRecord& record, const guest_assets& guest, cons
 
 /// Decides what the backend's capabilities decide: method and accelerator. Refuses what cannot work, with the mend.
 caf::error settle(v1::SandboxRecord& record, const v1::Capabilities& capabilities);
+
+/// What is asked of the backend before settle().
+v1::DescribeBackend describe_request(const v1::VmSpec& spec, std::chrono::milliseconds deadline);
 
 } // namespace caisson::sandbox
