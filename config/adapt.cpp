@@ -161,7 +161,7 @@ struct adapter {
            (asked_max == 0 ? "0 is as much as the host has: " : "the host has less: ") + text_of(host.memory_bytes) +
              ", in whole blocks of 128 MiB");
     }
-    if (out.boot_memory_bytes > out.max_memory_bytes)
+    if (out.boot_memory_bytes > host_bytes)
       out.too_large.push_back(fault(hv, "default_memory", "is more than this host has (" + text_of(host.memory_bytes) + ")"));
     out.memory_slots = static_cast<std::uint32_t>(config.integer(hv, "memory_slots"));
     if (out.memory_slots == 0) {

@@ -99,10 +99,6 @@ value preset_value(const key& row, std::string_view text) {
   return from_text(row, text).value_or(value{});
 }
 
-std::string bounds(const key& row) {
-  return std::to_string(row.low) + " to " + std::to_string(row.high) + (row.unit.empty() ? "" : " " + std::string{row.unit});
-}
-
 /// "4G" where MiB were wanted -> "4096".
 std::string integer_hint(const key& row, const value& v) {
   if (auto* text = std::get_if<std::string>(&v)) {
@@ -247,9 +243,12 @@ std::optional<complaint> check_value(const key& row, const value& v, std::string
       if (std::holds_alternative<bool>(v))
         return std::nullopt;
       std::string hint;
-      if (auto* text = std::get_if<std::string>(&v))
-        hint = distance(*text, "true") < distance(*text, "false") ? "true" : "false";
-      else if (auto* integer = std::get_if<std::int64_t>(&v); integer && (*integer == 0 || *integer == 1))
+      if (auto* text = std::get_if<std::string>(&v)) {
+        static constexpr std::string_view words[] = {"true", "yes", "on", "1", "false", "no", "off", "0"};
+        if (const auto word = nearest(*text, words); !word.empty())
+          hint = word == "true" || word == "yes" || word == "on" || word == "1" ? "true" : "false";
+      }
+      if (auto* integer = std::get_if<std::int64_t>(&v); integer && (*integer == 0 || *integer == 1))
         hint = *integer ? "true" : "false";
       return wrong_type("a boolean", std::move(hint));
     }
@@ -258,9 +257,9 @@ std::optional<complaint> check_value(const key& row, const value& v, std::string
       if (!integer)
         return wrong_type("an integer", integer_hint(row, v));
       if (*integer < row.low)
-        return complaint{*integer < 0 && row.low == 0 ? "is negative" : "is too small (" + bounds(row) + ")", {}};
+        return complaint{*integer < 0 && row.low == 0 ? "is negative" : "is too small", {}};
       if (*integer > row.high)
-        return complaint{"is too large (" + bounds(row) + ")", {}};
+        return complaint{"is too large", {}};
       return std::nullopt;
     }
     case value_type::number: {
@@ -274,15 +273,15 @@ std::optional<complaint> check_value(const key& row, const value& v, std::string
       if (!std::isfinite(number))
         return complaint{"is not a finite number", {}};
       if (number < static_cast<double>(row.low))
-        return complaint{"is too small (" + bounds(row) + ")", {}};
+        return complaint{"is too small", {}};
       if (number > static_cast<double>(row.high))
-        return complaint{"is too large (" + bounds(row) + ")", {}};
+        return complaint{"is too large", {}};
       return std::nullopt;
     }
     case value_type::text: {
       auto* text = std::get_if<std::string>(&v);
       if (!text)
-        return wrong_type("a string", kind == "an array" ? std::string{} : quoted(to_toml(v)));
+        return wrong_type("a string", row.choices.empty() && std::holds_alternative<std::int64_t>(v) ? quoted(to_toml(v)) : std::string{});
       if (text->size() > longest_text)
         return complaint{"is longer than " + std::to_string(longest_text) + " bytes", {}};
       if (has_control(*text))
@@ -298,6 +297,8 @@ std::optional<complaint> check_value(const key& row, const value& v, std::string
     }
     case value_type::text_list: {
       auto* list = std::get_if<std::vector<std::string>>(&v);
+      if (!list && kind == "an array")
+        return complaint{"has items that are no strings", {}};
       if (!list)
         return wrong_type("an array of strings", std::holds_alternative<std::string>(v) ? "[" + to_toml(v) + "]" : std::string{});
       if (list->size() > longest_list)
