@@ -3,6 +3,10 @@
 #include <gtest/gtest.h>
 #include <rapidcheck.h>
 
+#include <algorithm>
+#include <fstream>
+#include <iterator>
+
 #include "messages/error.hpp"
 #include "messages/inspect.hpp"
 
@@ -103,6 +107,20 @@ TEST(error, has_a_row_with_a_usable_exit_code_for_every_code) {
     EXPECT_GT(r.grpc_code, 0) << r.name;
   }
   EXPECT_EQ(row_by_name("no such row"), nullptr);
+}
+
+TEST(error, every_code_is_explained_in_the_documentation) {
+  std::ifstream in{CAISSON_SOURCE_DIR "/docs/errors.md"};
+  std::string page{std::istreambuf_iterator<char>{in}, {}};
+  for (int i = 1; i < static_cast<int>(ec::count_); ++i) {
+    const auto& r = row(static_cast<ec>(i));
+    auto line = "| `" + std::string{r.name} + "` |";
+    auto at = page.find(line);
+    ASSERT_NE(at, std::string::npos) << r.name;
+    auto shown = page.substr(at, page.find('\n', at) - at);
+    EXPECT_NE(shown.find("| " + std::to_string(r.exit_code) + " |"), std::string::npos) << shown;
+    EXPECT_NE(shown.find(r.retryable ? "| yes |" : "| no |"), std::string::npos) << shown;
+  }
 }
 
 TEST(error, translates_what_caf_says_by_itself) {
