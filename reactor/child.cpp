@@ -139,6 +139,24 @@ private:
   std::function<void(exit_status)> on_exit_;
 };
 
+// False: the descriptor could not be copied.
+bool begin_watching(const std::shared_ptr<core>& on, const std::shared_ptr<child>& process, int pidfd,
+                    std::function<void(exit_status)> on_exit) {
+  int watched = pidfd < 0 ? -1 : ::fcntl(pidfd, F_DUPFD_CLOEXEC, 0);
+  if (watched < 0)
+    return false;
+  bool taken = on->post([on, process, watched, on_exit = std::move(on_exit)] {
+    std::make_shared<child_watch>(on, process, watched, on_exit)->begin();
+  });
+  if (!taken)
+    ::close(watched);
+  return true;
+}
+
+int open_pidfd(pid_t pid) {
+  return static_cast<int>(::syscall(SYS_pidfd_open, pid, 0));
+}
+
 } // namespace
 
 std::uint64_t start_ticks_of(pid_t pid) {
@@ -205,21 +223,25 @@ std::shared_ptr<child> reactor::start(const program& what, std::function<void(ex
     error = "cannot start " + what.path + ": " + std::strerror(rc);
     return nullptr;
   }
-  int pidfd = static_cast<int>(::syscall(SYS_pidfd_open, pid, 0));
-  int watched = pidfd < 0 ? -1 : ::fcntl(pidfd, F_DUPFD_CLOEXEC, 0);
+  int pidfd = open_pidfd(pid);
   auto out = std::make_shared<child>(pid, pidfd);
-  if (watched < 0) {
-    error = "cannot watch " + what.path + ": " + std::strerror(errno);
-    // No descriptor, no supervision: such a process is not kept. The pid is ours until it is reaped.
-    ::kill(pid, SIGKILL);
-    ::waitpid(pid, nullptr, 0);
+  if (begin_watching(core_, out, pidfd, std::move(on_exit)))
+    return out;
+  error = "cannot watch " + what.path + ": " + std::strerror(errno);
+  // No descriptor, no supervision: such a process is not kept. The pid is ours until it is reaped.
+  ::kill(pid, SIGKILL);
+  ::waitpid(pid, nullptr, 0);
+  return nullptr;
+}
+
+std::shared_ptr<child> reactor::watch(pid_t pid, std::uint64_t start_ticks, std::function<void(exit_status)> on_exit) {
+  int pidfd = open_pidfd(pid);
+  if (pidfd < 0)
     return nullptr;
-  }
-  bool taken = core_->post([on = core_, out, watched, on_exit = std::move(on_exit)] {
-    std::make_shared<child_watch>(on, out, watched, on_exit)->begin();
-  });
-  if (!taken)
-    ::close(watched);
+  auto out = std::make_shared<child>(pid, pidfd);
+  // Compared after the descriptor is open: from then on it cannot become another process.
+  if (start_ticks == 0 || out->start_ticks() != start_ticks || !begin_watching(core_, out, pidfd, std::move(on_exit)))
+    return nullptr;
   return out;
 }
 

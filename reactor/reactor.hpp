@@ -59,7 +59,7 @@ struct program {
 };
 
 struct exit_status {
-  bool known = false;     ///< false: somebody else of this program has reaped the child
+  bool known = false;     ///< false: no child of this program, or something else in it has reaped it
   bool signalled = false;
   int code = 0;           ///< exit status, or the signal
   /// "exited with status 3", "was killed by signal 9 (Killed)"
@@ -114,6 +114,10 @@ public:
 
   /// posix_spawn; `on_exit` runs once on the reactor's thread. Thread safe. Null and `error` where it cannot be started.
   std::shared_ptr<child> start(const program& what, std::function<void(exit_status)> on_exit, std::string& error);
+
+  /// The same for a process that somebody else has started, named by pid and start ticks; on_exit's status is unknown then.
+  /// Null: there is no such process (any more).
+  std::shared_ptr<child> watch(pid_t pid, std::uint64_t start_ticks, std::function<void(exit_status)> on_exit);
 
 private:
   std::shared_ptr<core> core_;
