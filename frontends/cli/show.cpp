@@ -1,0 +1,174 @@
+#include "frontends/cli/show.hpp"
+
+#include <fmt/format.h>
+
+#include <ctime>
+
+#include "frontends/cli/output.hpp"
+#include "messages/validate.hpp"
+
+namespace caisson::cli {
+namespace {
+
+// "SANDBOX_STATE_RUNNING" -> "running"
+std::string lower_tail(const std::string& name, std::string_view prefix) {
+  std::string out = name.starts_with(prefix) ? name.substr(prefix.size()) : name;
+  for (auto& c : out)
+    c = c == '_' ? '-' : static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  return out;
+}
+
+std::string show_state(v1::OperationState s) {
+  return lower_tail(v1::OperationState_Name(s), "OPERATION_STATE_");
+}
+
+std::string show_method(v1::MemoryMethod m) {
+  return m == v1::MEMORY_METHOD_UNSPECIFIED ? "none" : lower_tail(v1::MemoryMethod_Name(m), "MEMORY_METHOD_");
+}
+
+std::uint64_t total(const v1::MemoryStatus& m) {
+  return m.boot_bytes() + m.plugged_bytes();
+}
+
+bool running(const v1::SandboxStatus& s) {
+  return s.state() == v1::SANDBOX_STATE_RUNNING || s.state() == v1::SANDBOX_STATE_PAUSED;
+}
+
+} // namespace
+
+std::string show_state(v1::SandboxState s) {
+  return lower_tail(v1::SandboxState_Name(s), "SANDBOX_STATE_");
+}
+
+std::string show_time(std::int64_t unix_ms) {
+  if (unix_ms <= 0)
+    return "";
+  auto seconds = static_cast<std::time_t>(unix_ms / 1000);
+  std::tm local{};
+  ::localtime_r(&seconds, &local);
+  char text[32];
+  std::strftime(text, sizeof text, "%Y-%m-%d %H:%M:%S", &local);
+  return text;
+}
+
+std::string show_status(const v1::SandboxStatus& s) {
+  std::string out;
+  auto line = [&](std::string_view name, const std::string& value) {
+    if (!value.empty())
+      out += fmt::format("{:<14}{}\n", name, value);
+  };
+  line("name", s.name());
+  line("id", s.id());
+  line("state", show_state(s.state()) + (s.stop_reason().empty() ? "" : ": " + escape_guest_text(s.stop_reason())));
+  line("created", show_time(s.created_unix_ms()));
+  line("hypervisor", s.hypervisor() + (s.vmm_version().empty() ? "" : ", " + s.vmm_version())
+                       + (s.architecture().empty() ? "" : ", " + s.architecture()));
+  if (!s.accelerator().empty())
+    line("accelerator", s.accelerator() + (s.accelerator_reason().empty() ? "" : ": " + s.accelerator_reason()));
+  const auto& m = s.memory();
+  line("memory", fmt::format("{} target; {} at boot + {} plugged ({})", show_bytes(m.target_bytes()),
+                             show_bytes(m.boot_bytes()), show_bytes(m.plugged_bytes()), show_method(m.method())));
+  line("", fmt::format("guest says {}, of which {} available; at most {}", show_bytes(m.guest_bytes()),
+                       show_bytes(m.guest_available_bytes()), show_bytes(m.max_bytes())));
+  if (m.slots_total() > 0)
+    line("", fmt::format("{} of {} slots used", m.slots_used(), m.slots_total()));
+  if (m.host_bytes() > 0)
+    line("", "the host pays " + show_bytes(m.host_bytes()));
+  const auto& v = s.vcpus();
+  line("processors", fmt::format("{} target, {} online, {} plugged, at most {}", v.target(), v.online(), v.plugged(), v.max()));
+  if (running(s)) {
+    line("guest", s.agent_connected() ? "kernel " + escape_guest_text(s.kernel_release(), 80) + ", agent "
+                                          + escape_guest_text(s.agent_version(), 40)
+                                      : std::string{"its agent is not connected"});
+    line("vmm pid", std::to_string(s.vmm_pid()));
+    if (s.boot_ms() > 0)
+      line("booted in", fmt::format("{:.1f} s", static_cast<double>(s.boot_ms()) / 1000));
+  }
+  line("configuration", s.config_path());
+  for (const auto& a : s.adaptations())
+    line("adapted", fmt::format("{}: {} asked, {} used: {}", a.key(), a.asked(), a.used(), a.why()));
+  for (const auto& w : s.warnings())
+    line("warning", escape_guest_text(w));
+  if (s.has_operation() && !s.operation().id().empty())
+    line("operation", show_operation_line(s.operation()));
+  return out;
+}
+
+std::string show_list(const v1::SandboxList& l) {
+  std::vector<std::vector<std::string>> rows{{"NAME", "ID", "STATE", "MEMORY", "GUEST", "CPUS", "VMM", "CREATED"}};
+  for (const auto& s : l.sandboxes())
+    rows.push_back({s.name(), s.id(), show_state(s.state()), show_bytes(total(s.memory())),
+                    running(s) ? show_bytes(s.memory().guest_bytes()) : "-",
+                    running(s) ? std::to_string(s.vcpus().online()) : "-",
+                    s.hypervisor() + (s.accelerator().empty() ? "" : "/" + s.accelerator()), show_time(s.created_unix_ms())});
+  return table(rows);
+}
+
+std::string show_operation(const v1::Operation& o) {
+  std::string out;
+  if (o.memory_asked_bytes() > 0) {
+    const auto& m = o.memory();
+    out += fmt::format("memory      asked {}, boot {} + plugged {} = {}, guest {}\n", show_bytes(o.memory_asked_bytes()),
+                       show_bytes(m.boot_bytes()), show_bytes(m.plugged_bytes()), show_bytes(total(m)),
+                       show_bytes(m.guest_bytes()));
+  }
+  if (o.vcpus_asked() > 0)
+    out += fmt::format("processors  asked {}, plugged {}, online {}\n", o.vcpus_asked(), o.vcpus().plugged(),
+                       o.vcpus().online());
+  out += show_state(o.state());
+  if (!o.why().empty())
+    out += ": " + escape_guest_text(o.why());
+  for (const auto& note : o.plan().notes())
+    out += "\nnote: " + note;
+  return out + "\n";
+}
+
+std::string show_plan(const v1::Operation& o) {
+  std::string out;
+  const auto& p = o.plan();
+  if (o.memory_asked_bytes() > 0)
+    out += fmt::format("memory      asked {}, would become {}\n", show_bytes(o.memory_asked_bytes()),
+                       show_bytes(p.memory_target_bytes() > 0 ? p.memory_target_bytes() : o.memory_target_bytes()));
+  if (o.vcpus_asked() > 0)
+    out += fmt::format("processors  asked {}, would become {}\n", o.vcpus_asked(),
+                       p.vcpus_target() > 0 ? p.vcpus_target() : o.vcpus_asked());
+  int n = 0;
+  for (const auto& step : p.steps())
+    out += fmt::format("{:>3}. {}\n", ++n,
+                       step.text().empty() ? fmt::format("{} {} by {}", step.grow() ? "plug" : "unplug",
+                                                         show_bytes(step.bytes()), show_method(step.method()))
+                                           : step.text());
+  for (const auto& note : p.notes())
+    out += "note: " + note + "\n";
+  if (!o.why().empty())
+    out += "note: " + o.why() + "\n";
+  return out + "nothing was changed\n";
+}
+
+std::string show_operation_line(const v1::Operation& o) {
+  std::string out = o.id() + " " + show_state(o.state());
+  if (o.memory_asked_bytes() > 0)
+    out += fmt::format(", memory {} of {}, guest {}", show_bytes(total(o.memory())),
+                       show_bytes(o.memory_target_bytes() > 0 ? o.memory_target_bytes() : o.memory_asked_bytes()),
+                       show_bytes(o.memory().guest_bytes()));
+  if (o.vcpus_asked() > 0)
+    out += fmt::format(", processors {} of {}", o.vcpus().online(), o.vcpus_asked());
+  if (!o.why().empty())
+    out += ": " + escape_guest_text(o.why(), 300);
+  return out;
+}
+
+std::string show_event(const v1::Event& e) {
+  std::string out = fmt::format("{:>6}  {}  {:<24}", e.seq(), show_time(e.unix_ms()), e.type());
+  if (!e.sandbox_name().empty() || !e.sandbox_id().empty())
+    out += " " + (e.sandbox_name().empty() ? e.sandbox_id() : e.sandbox_name());
+  if (e.has_operation())
+    out += "  " + show_operation_line(e.operation());
+  if (!e.text().empty())
+    out += "  " + escape_guest_text(e.text(), 1000);
+  if (e.lagged() > 0)
+    out += fmt::format("  {} events were dropped; --from {} gives them", e.lagged(), e.seq() > e.lagged() ? e.seq() - e.lagged() : 1);
+  return out;
+}
+
+} // namespace caisson::cli
