@@ -1,0 +1,118 @@
+#pragma once
+
+/// What the conformance body runs on: one registry line in an environment of its own, asked and answered as the contract
+/// says, from a test's thread.
+
+
+#include <chrono>
+#include <condition_variable>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "backends/backend.hpp"
+#include "backends/simulated/world.hpp"
+#include "reactor/reactor.hpp"
+#include "tests/conformance/guest_client.hpp"
+
+namespace caisson::tests {
+
+/// One way to be a backend: a registry line, and for the simulated one what kind of hypervisor it stands for.
+struct kind {
+  std::string name;      ///< of the test
+  std::string line;      ///< of the registry
+  std::string faults;    ///< fault_plan text (simulated only)
+  v1::MemoryMethod method;
+};
+
+std::ostream& operator<<(std::ostream& out, const kind& k);
+
+/// A value or an error.
+template <class T> struct reply {
+  std::optional<T> value;
+  caf::error error;
+  const T* operator->() const { return &*value; }
+  explicit operator bool() const { return value.has_value(); }
+  std::string text() const { return value ? value->ShortDebugString() : to_string(code_of(error)) + ": " + text_of(error); }
+};
+
+/// What a VM's listener has heard.
+struct news_box {
+  std::mutex mutex;
+  std::condition_variable changed;
+  std::vector<v1::VmEvent> heard;
+
+  /// Waits for an event that fits. False: none came in that time.
+  bool await(std::chrono::seconds at_most, const std::function<bool(const v1::VmEvent&)>& fits);
+  bool await(std::chrono::seconds at_most, v1::VmEvent::Kind kind) {
+    return await(at_most, [kind](const v1::VmEvent& e) { return e.kind() == kind; });
+  }
+};
+
+class rig {
+public:
+  /// "" or why this kind cannot be tried here.
+  static std::string missing(const kind& k);
+
+  explicit rig(const kind& k);
+  ~rig();
+  rig(const rig&) = delete;
+  rig& operator=(const rig&) = delete;
+
+  const kind& what() const { return kind_; }
+  bool live() const { return kind_.line != "simulated"; }
+  /// For guest work: live guests run emulated on a shared machine.
+  std::chrono::seconds patience() const { return std::chrono::seconds{live() ? 180 : 20}; }
+
+  /// A VM's specification that this line can make: 256 MiB at boot, 1 vCPU at boot.
+  v1::VmSpec spec(const std::string& id, std::uint64_t max_bytes, std::uint32_t slots, std::uint32_t max_vcpus);
+  backend_actor backend(const std::string& id, std::shared_ptr<news_box> news);
+
+  template <class T, class Message> reply<T> ask(const backend_actor& to, const Message& m) {
+    caf::scoped_actor self{*system_};
+    reply<T> out;
+    self->request(to, std::chrono::seconds{200}, m)
+        .receive([&](const T& value) { out.value = value; }, [&](const caf::error& why) { out.error = why; });
+    return out;
+  }
+
+  /// Sends without waiting; `then` runs on a thread of the actor system.
+  template <class T, class Message>
+  void ask_later(const backend_actor& to, const Message& m, std::function<void(reply<T>)> then) {
+    system_->spawn([to, m, then](caf::event_based_actor* self) {
+      self->request(to, std::chrono::seconds{200}, m)
+          .then([then](const T& value) { then({value, {}}); }, [then](const caf::error& why) { then({std::nullopt, why}); });
+    });
+  }
+
+  reply<v1::Capabilities> describe();
+  reply<v1::VmObserved> inspect(const backend_actor& b, const std::string& id);
+  reply<v1::VmObserved> destroy(const backend_actor& b, const std::string& id);
+  reply<v1::VmList> list(const backend_actor& b);
+  std::unique_ptr<guest_client> guest(const v1::VmObserved& vm);
+
+  /// The backend goes, its VMs stay; another one is made in the same directories.
+  void restart();
+  /// Ends the VMM as an accident would.
+  void kill_vmm(const std::string& id, const v1::VmObserved& vm);
+  backends::simulated::world* world() { return world_.get(); }
+
+private:
+  void make_provider();
+
+  kind kind_;
+  std::string root_, run_;
+  std::unique_ptr<reactor::reactor> reactor_;
+  std::unique_ptr<caf::actor_system_config> config_;
+  std::unique_ptr<caf::actor_system> system_;
+  std::shared_ptr<backends::simulated::world> world_;
+  std::unique_ptr<backends::provider> provider_;
+  std::vector<vm_listener> listeners_;
+  std::optional<v1::Capabilities> capabilities_;
+};
+
+} // namespace caisson::tests
