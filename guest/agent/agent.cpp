@@ -92,7 +92,8 @@ void agent::use_channel(unique_fd channel) {
                                if (!settings_.is_init)
                                  loop_.stop();
                              },
-                     });
+                     },
+                     settings_.is_init ? port_gone_after : 0ms);
 }
 
 void agent::look_for_port() {

@@ -11,8 +11,10 @@
 
 namespace caisson::agent {
 
-transport::transport(event_loop& loop, unique_fd channel, events handlers)
-    : loop_{loop}, channel_{std::move(channel)}, handlers_{std::move(handlers)}, input_(64 * 1024) {
+transport::transport(event_loop& loop, unique_fd channel, events handlers, std::chrono::milliseconds gone_after)
+    : loop_{loop}, channel_{std::move(channel)}, handlers_{std::move(handlers)}, gone_after_{gone_after},
+      input_(64 * 1024) {
+  ::fcntl(channel_.get(), F_SETFL, ::fcntl(channel_.get(), F_GETFL) | O_NONBLOCK);
   // Edge-triggered: a port without a host is "readable" for ever, and a level-triggered loop would never sleep.
   loop_.watch(channel_.get(), EPOLLIN | EPOLLOUT | EPOLLET, [this](std::uint32_t) { wake(); });
 }
@@ -65,7 +67,7 @@ void transport::write_all() {
 void transport::check_host() {
   if (told_gone_ || gone_timer_ || host_is_there())
     return;
-  gone_timer_ = loop_.after(gone_after, [this] {
+  gone_timer_ = loop_.after(gone_after_, [this] {
     gone_timer_.reset();
     if (host_is_there()) {
       readable_ = writable_ = true;

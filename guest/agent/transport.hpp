@@ -3,11 +3,13 @@
 #include "guest/agent/event_loop.hpp"
 #include "guest/agent/unique_fd.hpp"
 
+#include <chrono>
 #include <cstddef>
 #include <functional>
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace caisson::agent {
@@ -18,7 +20,7 @@ namespace caisson::agent {
 /// A port outlives the host's connections. The kernel tells of a coming and going host by waking the port's waiters and by
 /// SIGIO. The two are not in order with the data: bytes can arrive before the port counts as connected, and the
 /// news of an old connection's end after the first bytes of the next. So a missing host is believed only when
-/// it has been missing for `gone_after`.
+/// it has been missing for a while (`gone_after`).
 class transport {
 public:
   struct events {
@@ -28,7 +30,7 @@ public:
     std::function<void()> on_gone;                        ///< the host has gone
   };
 
-  transport(event_loop& loop, unique_fd channel, events handlers);
+  transport(event_loop& loop, unique_fd channel, events handlers, std::chrono::milliseconds gone_after);
   ~transport();
 
   /// Reads and writes what is possible now. Called before each sleep.
@@ -44,8 +46,6 @@ public:
   void drop_output() { output_.clear(), output_at_ = 0; }
 
 private:
-  static constexpr std::chrono::milliseconds gone_after{500};
-
   bool host_is_there() const;
   void read_all();
   void write_all();
@@ -54,6 +54,7 @@ private:
   event_loop& loop_;
   unique_fd channel_;
   events handlers_;
+  std::chrono::milliseconds gone_after_;
   bool readable_ = true;  // edge-triggered: true until read says that there is nothing
   bool writable_ = true;
   bool told_gone_ = true;
@@ -62,6 +63,9 @@ private:
   std::vector<std::byte> output_;
   std::size_t output_at_ = 0;
 };
+
+/// How long a port's host has to be missing; a socket's end is final (0).
+inline constexpr std::chrono::milliseconds port_gone_after{500};
 
 /// The device of the virtio-serial port with this name ("/dev/vport1p1"), or "" while there is none.
 std::string find_port(std::string_view name);

@@ -1,0 +1,263 @@
+#include "tests/guest/agent_client.hpp"
+#include "tests/guest/live_guest.hpp"
+
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <iostream>
+
+namespace caisson::guest_protocol {
+namespace {
+
+using namespace std::chrono_literals;
+constexpr auto patience = std::chrono::milliseconds{60s};
+constexpr std::uint64_t mib = 1024 * 1024;
+
+v1::AgentRequest await_memory(std::uint64_t at_least, std::uint64_t at_most, std::uint32_t wait_ms) {
+  v1::AgentRequest request;
+  request.mutable_await_memory()->set_mem_total_at_least_bytes(at_least);
+  request.mutable_await_memory()->set_mem_total_at_most_bytes(at_most);
+  request.mutable_await_memory()->set_wait_ms(wait_ms);
+  return request;
+}
+
+v1::AgentRequest set_cpus(std::uint32_t online, std::uint32_t wait_ms) {
+  v1::AgentRequest request;
+  request.mutable_set_online_cpus()->set_online(online);
+  request.mutable_set_online_cpus()->set_wait_ms(wait_ms);
+  return request;
+}
+
+/// One guest for all the tests of the file: a boot costs seconds under TCG.
+class live : public ::testing::Test {
+protected:
+  static void SetUpTestSuite() {
+    reason_ = live_guest::unavailable(CAISSON_GUEST_DIRECTORY);
+    if (!reason_.empty())
+      return;
+    started_ = std::chrono::steady_clock::now();
+    guest_ = new live_guest{{CAISSON_GUEST_DIRECTORY, "", {}}};
+    connect();
+  }
+  static void TearDownTestSuite() {
+    delete client_;
+    delete guest_;
+  }
+  static void connect() {
+    delete client_;
+    client_ = nullptr;
+    const int fd = guest_->connect_agent();
+    if (fd < 0)
+      return;
+    client_ = new agent_client{fd};
+    client_->wait(patience, [] { return client_->hello.has_value(); });
+  }
+  void SetUp() override {
+    if (!reason_.empty())
+      GTEST_SKIP() << reason_;
+    ASSERT_TRUE(client_ && client_->hello) << "the agent has not greeted; its console:\n" << guest_->console();
+  }
+  void TearDown() override {
+    if (client_) {
+      EXPECT_EQ(client_->protocol_error, "");
+    }
+  }
+
+  static inline std::string reason_;
+  static inline live_guest* guest_ = nullptr;
+  static inline agent_client* client_ = nullptr;
+  static inline std::chrono::steady_clock::time_point started_;
+};
+
+TEST_F(live, a_greets_with_its_facts) {
+  const auto& hello = *client_->hello;
+  std::cout << "boot to hello: "
+            << std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::steady_clock::now() - started_).count()
+            << " ms\n"
+            << hello.DebugString();
+  EXPECT_EQ(hello.architecture(), "x86_64");
+  EXPECT_GT(hello.memory().mem_total_bytes(), 190 * mib);
+  EXPECT_LT(hello.memory().mem_total_bytes(), 256 * mib);
+  EXPECT_EQ(hello.memory().boot_mem_total_bytes(), hello.memory().mem_total_bytes());
+  EXPECT_EQ(hello.memory().block_size_bytes(), 128 * mib);
+  EXPECT_EQ(hello.cpus().online(), 1u);
+  EXPECT_TRUE(hello.features().acpi_memory_hotplug());
+  EXPECT_TRUE(hello.features().memory_hotremove());
+  EXPECT_TRUE(hello.features().virtio_mem());
+  EXPECT_TRUE(hello.features().cpu_hotplug());
+  EXPECT_TRUE(hello.features().kernel_config_known());
+}
+
+TEST_F(live, b_runs_commands_with_their_exact_ends) {
+  auto& both = client_->start({"sh", "-c", "echo out; echo err >&2; exit 7"});
+  ASSERT_TRUE(client_->finish(both, patience));
+  EXPECT_EQ(both.output, "out\n");
+  EXPECT_EQ(both.errors, "err\n");
+  EXPECT_EQ(both.exited->exit_code(), 7);
+  EXPECT_EQ(both.exited->signal(), 0);
+
+  auto& nproc = client_->start({"nproc"});
+  ASSERT_TRUE(client_->finish(nproc, patience));
+  EXPECT_EQ(nproc.output, "1\n");
+  EXPECT_EQ(nproc.exited->exit_code(), 0);
+
+  auto& missing = client_->start({"no-such-program"});
+  ASSERT_TRUE(client_->finish(missing, patience));
+  EXPECT_EQ(missing.exited->exit_code(), 127);
+  EXPECT_NE(missing.errors.find("no-such-program"), std::string::npos);
+
+  auto& no_program = client_->start({"/etc/passwd"});
+  ASSERT_TRUE(client_->finish(no_program, patience));
+  EXPECT_EQ(no_program.exited->exit_code(), 126);
+
+  auto& killed = client_->start({"sh", "-c", "kill -9 $$"});
+  ASSERT_TRUE(client_->finish(killed, patience));
+  EXPECT_EQ(killed.exited->exit_code(), 137);
+  EXPECT_EQ(killed.exited->signal(), 9);
+}
+
+TEST_F(live, c_runs_three_at_once_with_their_own_input) {
+  std::vector<agent_client::command*> commands;
+  for (int i = 1; i <= 3; ++i)
+    commands.push_back(&client_->start({"sh", "-c", "read line; echo got $line; exit " + std::to_string(i)}));
+  for (int i = 3; i >= 1; --i)
+    ASSERT_TRUE(client_->write(*commands[static_cast<std::size_t>(i - 1)], "number " + std::to_string(i) + "\n", patience));
+  for (int i = 1; i <= 3; ++i) {
+    auto& c = *commands[static_cast<std::size_t>(i - 1)];
+    ASSERT_TRUE(client_->finish(c, patience));
+    EXPECT_EQ(c.output, "got number " + std::to_string(i) + "\n");
+    EXPECT_EQ(c.exited->exit_code(), i);
+  }
+}
+
+TEST_F(live, d_gives_a_terminal) {
+  auto& shell = client_->start({"sh", "-c", "tty; stty size; read x; echo read:$x; exit 5"}, [](v1::ExecStart& exec) {
+    exec.set_terminal(true);
+    exec.set_rows(40);
+    exec.set_columns(100);
+  });
+  ASSERT_TRUE(client_->write(shell, "hello\r", patience));
+  ASSERT_TRUE(client_->finish(shell, patience));
+  EXPECT_NE(shell.output.find("/dev/pts/"), std::string::npos) << shell.output;
+  EXPECT_NE(shell.output.find("40 100"), std::string::npos) << shell.output;
+  EXPECT_NE(shell.output.find("read:hello\r\n"), std::string::npos) << shell.output;
+  EXPECT_EQ(shell.errors, "");
+  EXPECT_EQ(shell.exited->exit_code(), 5);
+}
+
+TEST_F(live, e_signals_a_command) {
+  auto& sleeper = client_->start({"sh", "-c", "echo started; sleep 1000; echo never"});
+  ASSERT_TRUE(client_->wait(patience, [&] { return sleeper.output == "started\n"; }));
+  v1::AgentRequest request;
+  request.mutable_exec_signal()->set_exec_id(sleeper.exec_id);
+  request.mutable_exec_signal()->set_signal(15);
+  const auto answer = client_->ask(request, patience);
+  ASSERT_TRUE(answer && answer->has_done());
+  ASSERT_TRUE(client_->finish(sleeper, patience));
+  EXPECT_EQ(sleeper.exited->exit_code(), 143);
+  EXPECT_EQ(sleeper.output, "started\n");
+}
+
+TEST_F(live, f_carries_much_in_both_directions) {
+  auto& cat = client_->start({"sh", "-c", "md5sum; head -c 3000000 /dev/zero | tr '\\0' x"});
+  const std::string text(2'000'000, 'y');
+  ASSERT_TRUE(client_->write(cat, text, patience));
+  client_->close_input(cat);
+  ASSERT_TRUE(client_->finish(cat, patience));
+  EXPECT_EQ(cat.output.substr(0, 32), "81e9cbb83f4e765947e6c646ac5ce061") << "md5 of 2 000 000 times y";
+  EXPECT_EQ(cat.output.size(), 3'000'000 + std::string{"  -\n"}.size() + 32);
+}
+
+TEST_F(live, g_answers_while_a_command_floods) {
+  client_->reading = false;
+  auto& yes = client_->start({"yes"});
+  ASSERT_TRUE(client_->wait(patience, [&] { return yes.unread == stream_window_bytes; }));
+  v1::AgentRequest request;
+  request.mutable_read_facts();
+  const auto facts = client_->ask(request, patience);
+  ASSERT_TRUE(facts && facts->has_facts());
+  client_->reading = true;
+  client_->session.stop(yes.out);
+  ASSERT_TRUE(client_->finish(yes, patience));
+  // busybox yes notices the closed pipe by its signal or by EPIPE.
+  EXPECT_TRUE(yes.exited->signal() == 13 || yes.exited->exit_code() == 1) << yes.exited->ShortDebugString();
+}
+
+TEST_F(live, h_onlines_plugged_memory_and_lets_it_go) {
+  const auto before = client_->hello->memory().mem_total_bytes();
+  EXPECT_NE(guest_->qmp(R"({"execute":"object-add","arguments":{"qom-type":"memory-backend-memfd","id":"d0","size":268435456}})")
+                .find("return"),
+            std::string::npos);
+  EXPECT_NE(guest_->qmp(R"({"execute":"device_add","arguments":{"driver":"pc-dimm","id":"dimm0","memdev":"d0"}})").find("return"),
+            std::string::npos);
+  const auto grown = client_->ask(await_memory(before + 256 * mib, 0, 30'000), patience);
+  ASSERT_TRUE(grown && grown->has_facts());
+  EXPECT_EQ(grown->facts().memory().mem_total_bytes(), before + 256 * mib);
+  EXPECT_EQ(grown->facts().memory().boot_mem_total_bytes(), before);
+  EXPECT_EQ(grown->facts().memory().offline_blocks(), 0u);
+  EXPECT_TRUE(client_->wait(patience, [&] {
+    for (const auto& notice : client_->notices)
+      if (notice.facts_changed().memory().mem_total_bytes() == before + 256 * mib)
+        return true;
+    return false;
+  })) << "the agent says so unasked too";
+
+  EXPECT_NE(guest_->qmp(R"({"execute":"device_del","arguments":{"id":"dimm0"}})").find("return"), std::string::npos);
+  const auto shrunk = client_->ask(await_memory(0, before, 30'000), patience);
+  ASSERT_TRUE(shrunk && shrunk->has_facts());
+  EXPECT_EQ(shrunk->facts().memory().mem_total_bytes(), before);
+
+  const auto started = std::chrono::steady_clock::now();
+  const auto never = client_->ask(await_memory(before + 1, 0, 300), patience);
+  ASSERT_TRUE(never && never->has_facts());
+  EXPECT_EQ(never->facts().memory().mem_total_bytes(), before);
+  EXPECT_GE(std::chrono::steady_clock::now() - started, 300ms);
+}
+
+TEST_F(live, i_onlines_processors_only_when_asked) {
+  for (int i = 1; i <= 2; ++i) {
+    const auto add = R"({"execute":"device_add","arguments":{"driver":"qemu64-x86_64-cpu","id":"c)" + std::to_string(i) +
+                     R"(","socket-id":0,"core-id":)" + std::to_string(i) + R"(,"thread-id":0}})";
+    const auto answer = guest_->qmp(add);
+    EXPECT_NE(answer.find("return"), std::string::npos) << answer;
+  }
+  const auto up = client_->ask(set_cpus(3, 50'000), patience);
+  ASSERT_TRUE(up && up->has_facts());
+  EXPECT_EQ(up->facts().cpus().online(), 3u);
+  EXPECT_EQ(up->facts().cpus().present(), 3u);
+  auto& nproc = client_->start({"nproc"});
+  ASSERT_TRUE(client_->finish(nproc, patience));
+  EXPECT_EQ(nproc.output, "3\n");
+  const auto down = client_->ask(set_cpus(1, 30'000), patience);
+  ASSERT_TRUE(down && down->has_facts());
+  EXPECT_EQ(down->facts().cpus().online(), 1u);
+  EXPECT_EQ(down->facts().cpus().present(), 3u);
+}
+
+TEST_F(live, j_serves_the_next_host_and_never_the_last_ones_bytes) {
+  client_->reading = false;
+  auto& yes = client_->start({"yes"});
+  ASSERT_TRUE(client_->wait(patience, [&] { return yes.unread > 0; }));
+  for (int i = 0; i < 3; ++i) {
+    connect();  // in the middle of frames, in both directions
+    ASSERT_TRUE(client_ && client_->hello) << guest_->console();
+    auto& echo = client_->start({"echo", "again"});
+    ASSERT_TRUE(client_->finish(echo, patience));
+    EXPECT_EQ(echo.output, "again\n");
+    client_->reading = false;
+    auto& more = client_->start({"yes"});
+    ASSERT_TRUE(client_->wait(patience, [&] { return more.unread > 1000; }));
+  }
+  client_->reading = true;
+}
+
+TEST_F(live, k_switches_off) {
+  v1::AgentRequest request;
+  request.mutable_power_off();
+  client_->send(request);
+  client_->wait(patience, [] { return client_->closed; });
+  EXPECT_TRUE(guest_->ended(30'000)) << guest_->console();
+}
+
+} // namespace
+} // namespace caisson::guest_protocol
