@@ -1,7 +1,7 @@
 #pragma once
 
-/// A response promise that is always kept: where it goes out of life unanswered (its actor was killed, a path forgot it)
-/// the asker gets an error instead of silence.
+/// A response promise that is always kept: where it goes out of life unanswered (its actor was killed, a path forgot
+/// it) the asker gets an error instead of silence.
 
 #include <caf/all.hpp>
 

@@ -40,7 +40,7 @@ void ledger::accept(std::uint64_t target_bytes) {
 
 std::uint64_t ledger::guest_bytes() const {
   if (guest_total_ == 0)
-    return 0;  // nothing was heard yet
+    return 0; // nothing was heard yet
   if (guest_total_ >= guest_boot_total_)
     return boot_ + (guest_total_ - guest_boot_total_);
   return boot_ - std::min(boot_, guest_boot_total_ - guest_total_);

@@ -26,8 +26,8 @@ v1::MemoryStatus on_ready(self_ptr self, const v1::HotplugReady& m) {
   st.features = m.features();
   st.ready = true;
   st.ended.clear();
-  const auto boot_total = m.guest_boot_mem_total_bytes() > 0 ? m.guest_boot_mem_total_bytes()
-                                                             : m.facts().memory().boot_mem_total_bytes();
+  const auto boot_total =
+      m.guest_boot_mem_total_bytes() > 0 ? m.guest_boot_mem_total_bytes() : m.facts().memory().boot_mem_total_bytes();
   const auto boot = m.observed().boot_bytes() > 0 ? m.observed().boot_bytes() : m.spec().boot_bytes();
   st.book.open(boot, m.spec().max_bytes(), boot_total, m.memory_target_bytes(), m.generation());
   apply(self, m.observed());
@@ -63,8 +63,8 @@ void aside_done(self_ptr self, std::uint64_t id) {
   a.outcome.deliver(std::move(out));
 }
 
-/// Asks guest and VMM, each once; what does not answer leaves the figures as they were. While a change runs its own reads
-/// of the VMM are the newer ones, so that only the guest is asked.
+/// Asks guest and VMM, each once; what does not answer leaves the figures as they were. While a change runs its own
+/// reads of the VMM are the newer ones, so that only the guest is asked.
 void look_aside(self_ptr self, aside a) {
   auto& st = self->state;
   const auto id = ++st.serial;
@@ -89,7 +89,7 @@ void look_aside(self_ptr self, aside a) {
   self->request(st.backend, st.set.step_timeout + milliseconds{1'000}, std::move(look))
       .then(
           [self, id, turn](const v1::VmObserved& seen) {
-            if (self->state.turn == turn)  // else a change has begun since, and knows better
+            if (self->state.turn == turn) // else a change has begun since, and knows better
               apply(self, seen);
             aside_done(self, id);
           },
@@ -134,8 +134,7 @@ caf::result<v1::HotplugOutcome> on_target(self_ptr self, const v1::SetMemoryTarg
   change c;
   c.operation_id = m.operation_id();
   c.target = std::get<settled_target>(std::move(settled));
-  c.deadline = self->clock().now() +
-               (m.deadline_ms() > 0 ? milliseconds{m.deadline_ms()} : st.set.operation_timeout);
+  c.deadline = self->clock().now() + (m.deadline_ms() > 0 ? milliseconds{m.deadline_ms()} : st.set.operation_timeout);
   c.former_target_bytes = st.book.target_bytes();
   st.book.accept(c.target.used_bytes);
   c.generation = st.book.generation();
@@ -165,12 +164,14 @@ caf::result<v1::MemoryStatus> on_cancel(self_ptr self, const v1::CancelOperation
       st.running->stop_why = "cancelled by hand";
     return status_of(st);
   }
-  return error_of(st, {ec::not_found, fmt::format("no change of memory called \"{}\" is running or waiting", m.operation_id())});
+  return error_of(
+      st, {ec::not_found, fmt::format("no change of memory called \"{}\" is running or waiting", m.operation_id())});
 }
 
 // ---- news ----
 
-/// News while nothing runs (a DIMM that left late, virtio-mem that goes on by itself): look, at most once a poll_interval.
+/// News while nothing runs (a DIMM that left late, virtio-mem that goes on by itself): look, at most once a
+/// poll_interval.
 void look_soon(self_ptr self) {
   auto& st = self->state;
   if (st.look_timer != 0)
@@ -186,9 +187,12 @@ void on_event(self_ptr self, const v1::VmEvent& event) {
   switch (event.kind()) {
   case v1::VmEvent::KIND_VMM_DIED:
     return vm_ended(self, "the VM is gone" + (event.text().empty() ? std::string{} : ": " + event.text()));
-  case v1::VmEvent::KIND_GUEST_STOPPED: return vm_ended(self, "the guest has powered off");
-  case v1::VmEvent::KIND_GUEST_PANICKED: return vm_ended(self, "the guest's kernel has panicked");
-  default: break;
+  case v1::VmEvent::KIND_GUEST_STOPPED:
+    return vm_ended(self, "the guest has powered off");
+  case v1::VmEvent::KIND_GUEST_PANICKED:
+    return vm_ended(self, "the guest's kernel has panicked");
+  default:
+    break;
   }
   if (st.running)
     running_event(self, event);
@@ -219,8 +223,9 @@ void on_tick(self_ptr self, std::uint64_t number) {
 
 void on_exit(self_ptr self, caf::exit_msg& m) {
   auto& st = self->state;
-  const auto text = fmt::format("sandbox {}: it was ended while its memory was being changed; last read back, the VM has {} bytes",
-                                st.set.sandbox_id, st.book.has_bytes());
+  const auto text =
+      fmt::format("sandbox {}: it was ended while its memory was being changed; last read back, the VM has {} bytes",
+                  st.set.sandbox_id, st.book.has_bytes());
   for (auto* c : {&st.running, &st.waiting})
     if (*c)
       (*c)->promise.fail(ec::not_running, text);

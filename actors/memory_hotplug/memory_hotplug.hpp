@@ -3,9 +3,9 @@
 /// MEMORY_HOTPLUG: how much memory one sandbox has, and the change of it that is under way.
 ///
 /// One change at a time. A SetMemoryTarget that comes while one runs supersedes it: the newest target wins. The running
-/// change ends after the step that is under way, CANCELLED with "superseded by ..."; then the new one starts from what is
-/// there. A target that waits and is superseded itself ends CANCELLED at once. A target that is refused (and a plan_only)
-/// supersedes nothing.
+/// change ends after the step that is under way, CANCELLED with "superseded by ..."; then the new one starts from what
+/// is there. A target that waits and is superseded itself ends CANCELLED at once. A target that is refused (and a
+/// plan_only) supersedes nothing.
 ///
 /// Answers to SetMemoryTarget: an error where it was refused before anything was done (a bad target, a guest that lacks
 /// what is needed, no slot); a HotplugOutcome for everything that was begun:
@@ -15,11 +15,12 @@
 ///   CANCELLED  by hand or superseded
 /// with the figures that were read back last.
 ///
-/// A change is a loop: plan from fresh figures, do the first step, read back, wait for the guest, plan again. Up: the VMM
-/// plugs, then the guest reports it online. Down, DIMM: ask for one DIMM, wait until it has left (an event, or a look: events
-/// may be lost), a refusal is retried once after `retry_delay`, then other DIMMs are tried. Down, virtio-mem: the requested
-/// size is set once and the guest goes on trying by itself. An answer that is lost or unknown is answered by InspectVm; a
-/// step is sent again only where that shows that it was not done, and then under the same id.
+/// A change is a loop: plan from fresh figures, do the first step, read back, wait for the guest, plan again. Up: the
+/// VMM plugs, then the guest reports it online. Down, DIMM: ask for one DIMM, wait until it has left (an event, or a
+/// look: events may be lost), a refusal is retried once after `retry_delay`, then other DIMMs are tried. Down,
+/// virtio-mem: the requested size is set once and the guest goes on trying by itself. An answer that is lost or unknown
+/// is answered by InspectVm; a step is sent again only where that shows that it was not done, and then under the same
+/// id.
 ///
 /// Patience with the guest begins anew at each progress; the change's deadline bounds all of it.
 
@@ -53,12 +54,12 @@ using moment = std::chrono::steady_clock::time_point;
 
 /// What a change is busy with.
 enum class phase : std::uint8_t {
-  settling,   ///< reading figures, before the first or after the last step
-  acting,     ///< a verb is with the VMM
-  verifying,  ///< its answer was lost
-  following,  ///< the guest is to take memory up, or to confirm
-  leaving,    ///< memory is to leave
-  pausing     ///< before a refused DIMM is asked again
+  settling,  ///< reading figures, before the first or after the last step
+  acting,    ///< a verb is with the VMM
+  verifying, ///< its answer was lost
+  following, ///< the guest is to take memory up, or to confirm
+  leaving,   ///< memory is to leave
+  pausing    ///< before a refused DIMM is asked again
 };
 
 /// One accepted target on its way.
@@ -71,12 +72,12 @@ struct change {
   kept_promise<v1::HotplugOutcome> promise;
 
   phase doing = phase::settling;
-  v1::ResizePlan plan;  ///< the first one
+  v1::ResizePlan plan; ///< the first one
   bool planned = false;
-  bool begun = false;  ///< a verb was sent
+  bool begun = false; ///< a verb was sent
   std::uint64_t plugged_at_start = 0;
-  std::string stop_why;  ///< not empty: ends after this step
-  bool gave_up = false;  ///< no further step
+  std::string stop_why; ///< not empty: ends after this step
+  bool gave_up = false; ///< no further step
   std::vector<std::string> reasons;
   ec failure = ec::none;
 
@@ -84,11 +85,11 @@ struct change {
   std::size_t next_dimm = 0;    ///< of now.new_dimms
   std::uint32_t dimms_made = 0; ///< for their names
   std::uint32_t steps_done = 0;
-  bool redone = false;          ///< this action was sent a second time
-  bool reply_lost = false;      ///< of this action
+  bool redone = false;     ///< this action was sent a second time
+  bool reply_lost = false; ///< of this action
   moment patience_end;
-  std::uint64_t best_seen = 0;  ///< by which progress is measured
-  std::string guest_trouble;    ///< last failure of the agent
+  std::uint64_t best_seen = 0; ///< by which progress is measured
+  std::string guest_trouble;   ///< last failure of the agent
   std::map<std::string, int> refusals;
   std::set<std::string> stubborn;
 };
@@ -114,19 +115,19 @@ struct state {
   v1::GuestFeatures features;
   std::uint64_t guest_block_bytes = 0;
   ledger book;
-  std::string ended;  ///< not empty: the VM has ended, and how
+  std::string ended; ///< not empty: the VM has ended, and how
   bool paused = false;
 
   std::optional<change> running;
   std::optional<change> waiting;
 
-  std::uint64_t serial = 0;       ///< of turns, timers and asides
-  std::uint64_t turn = 0;         ///< answers of an earlier turn are stale
-  std::uint64_t timer = 0;        ///< of the running change; 0: none is set
+  std::uint64_t serial = 0; ///< of turns, timers and asides
+  std::uint64_t turn = 0;   ///< answers of an earlier turn are stale
+  std::uint64_t timer = 0;  ///< of the running change; 0: none is set
   std::function<void()> on_timer;
   std::map<std::uint64_t, aside> asides;
-  std::uint64_t look_timer = 0;   ///< of the look that follows news while nothing runs; 0: none is due
-  v1::MemoryStatus told;     ///< to the listener
+  std::uint64_t look_timer = 0; ///< of the look that follows news while nothing runs; 0: none is due
+  v1::MemoryStatus told;        ///< to the listener
 };
 
 memory_hotplug_actor::behavior_type memory_hotplug(memory_hotplug_actor::stateful_pointer<state> self, settings set,

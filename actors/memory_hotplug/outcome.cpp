@@ -10,9 +10,10 @@ verdict judge(const ledger& book, const ending& e) {
   std::string because;
   for (const auto& r : e.reasons)
     because += (because.empty() ? "" : "; ") + r;
-  const auto figures = fmt::format("asked for {}: the VM has {} ({} at boot, {} plugged), the guest uses {}",
-                                   show_bytes(e.target_bytes), show_bytes(book.has_bytes()), show_bytes(book.boot_bytes()),
-                                   show_bytes(book.plugged_bytes()), show_bytes(book.guest_bytes()));
+  const auto figures =
+      fmt::format("asked for {}: the VM has {} ({} at boot, {} plugged), the guest uses {}", show_bytes(e.target_bytes),
+                  show_bytes(book.has_bytes()), show_bytes(book.boot_bytes()), show_bytes(book.plugged_bytes()),
+                  show_bytes(book.guest_bytes()));
   verdict v;
   if (!e.ended.empty()) {
     v.why = fmt::format("{}. Last read back, {}", e.ended, figures);
@@ -30,8 +31,9 @@ verdict judge(const ledger& book, const ending& e) {
     return v;
   }
   if (because.empty())
-    because = there ? fmt::format("the guest does not confirm it ({} memory blocks are not online)", book.offline_blocks())
-                    : "the VMM has not followed";
+    because =
+        there ? fmt::format("the guest does not confirm it ({} memory blocks are not online)", book.offline_blocks())
+              : "the VMM has not followed";
   v.why = fmt::format("{}. {}", figures, because);
   if (there || book.plugged_bytes() != e.plugged_at_start) {
     v.state = v1::OPERATION_STATE_PARTLY;

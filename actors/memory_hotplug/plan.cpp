@@ -12,7 +12,7 @@
 namespace caisson::memory_hotplug {
 namespace {
 
-constexpr std::uint64_t most_cells = 16u << 20;  // of the subset sum's table: 256 DIMMs of up to 65 536 units
+constexpr std::uint64_t most_cells = 16u << 20; // of the subset sum's table: 256 DIMMs of up to 65 536 units
 
 std::uint64_t saturating_multiply(std::uint64_t a, std::uint64_t b) {
   return b != 0 && a > UINT64_MAX / b ? UINT64_MAX : a * b;
@@ -36,20 +36,22 @@ void grow_guest(situation& s, std::uint64_t bytes) {
 }
 
 refusal no_room_for_map(const situation& s, std::uint64_t wanted) {
-  return {ec::guest_refused,
-          fmt::format("the guest cannot take more memory now: it has {} available and {} of that stay free; the memory map "
-                      "of even {} more needs {}. End something in the guest, or start the sandbox with a larger "
-                      "default_memory (asked for {} more)",
-                      show_bytes(s.guest_available_bytes), show_bytes(guest_reserve_bytes), show_bytes(s.granule_bytes),
-                      show_bytes(std::max<std::uint64_t>(s.granule_bytes / map_ratio, 1)), show_bytes(wanted))};
+  return {
+      ec::guest_refused,
+      fmt::format("the guest cannot take more memory now: it has {} available and {} of that stay free; the memory map "
+                  "of even {} more needs {}. End something in the guest, or start the sandbox with a larger "
+                  "default_memory (asked for {} more)",
+                  show_bytes(s.guest_available_bytes), show_bytes(guest_reserve_bytes), show_bytes(s.granule_bytes),
+                  show_bytes(std::max<std::uint64_t>(s.granule_bytes / map_ratio, 1)), show_bytes(wanted))};
 }
 
 refusal no_slots(const situation& s, std::uint64_t wanted) {
-  return {ec::conflict,
-          fmt::format("no slot is left for another DIMM: {} of {} are in use, {} more cannot be plugged. Give memory back "
-                      "first so that whole DIMMs leave, or start the sandbox with a larger memory_slots, or with "
-                      "memory_method = \"virtio-mem\", which needs no slots",
-                      s.dimms.size(), s.slots_total, show_bytes(wanted))};
+  return {
+      ec::conflict,
+      fmt::format("no slot is left for another DIMM: {} of {} are in use, {} more cannot be plugged. Give memory back "
+                  "first so that whole DIMMs leave, or start the sandbox with a larger memory_slots, or with "
+                  "memory_method = \"virtio-mem\", which needs no slots",
+                  s.dimms.size(), s.slots_total, show_bytes(wanted))};
 }
 
 std::optional<refusal> plan_growth(situation s, plan& p, std::uint64_t missing) {
@@ -74,9 +76,10 @@ std::optional<refusal> plan_growth(situation s, plan& p, std::uint64_t missing) 
       if (free == 0) {
         if (p.steps.empty())
           return no_slots(s, left);
-        p.notes.push_back(fmt::format("{} cannot be plugged: no slot is left ({} of {} in use then); start the sandbox with "
-                                      "a larger memory_slots, or with memory_method = \"virtio-mem\"",
-                                      show_bytes(left), used, s.slots_total));
+        p.notes.push_back(
+            fmt::format("{} cannot be plugged: no slot is left ({} of {} in use then); start the sandbox with "
+                        "a larger memory_slots, or with memory_method = \"virtio-mem\"",
+                        show_bytes(left), used, s.slots_total));
         break;
       }
       next.bytes = 0;
@@ -100,15 +103,17 @@ std::optional<refusal> plan_growth(situation s, plan& p, std::uint64_t missing) 
     p.steps.push_back(std::move(next));
   }
   if (p.steps.size() > 1)
-    p.notes.push_back(fmt::format("{} steps, because the guest must have room for the memory map of each", p.steps.size()));
+    p.notes.push_back(
+        fmt::format("{} steps, because the guest must have room for the memory map of each", p.steps.size()));
   p.reached_bytes = s.boot_bytes + s.plugged_bytes;
   return std::nullopt;
 }
 
 std::optional<refusal> plan_shrink(const situation& s, plan& p, std::uint64_t excess) {
   if (!s.can_shrink)
-    return refusal{ec::unsupported, fmt::format("memory cannot be given back by {}: {}", name_of(s.how),
-                                                s.why_no_shrink.empty() ? "this VMM cannot unplug it" : s.why_no_shrink)};
+    return refusal{ec::unsupported,
+                   fmt::format("memory cannot be given back by {}: {}", name_of(s.how),
+                               s.why_no_shrink.empty() ? "this VMM cannot unplug it" : s.why_no_shrink)};
   step next;
   next.grow = false;
   if (s.how == method::virtio_mem) {
@@ -131,7 +136,8 @@ std::optional<refusal> plan_shrink(const situation& s, plan& p, std::uint64_t ex
   }
   next.plugged_after_bytes = s.plugged_bytes - next.bytes;
   if (s.how == method::virtio_mem)
-    next.text = fmt::format("shrink virtio-mem by {} to {}", show_bytes(next.bytes), show_bytes(next.plugged_after_bytes));
+    next.text =
+        fmt::format("shrink virtio-mem by {} to {}", show_bytes(next.bytes), show_bytes(next.plugged_after_bytes));
   if (next.bytes > s.guest_available_bytes)
     p.notes.push_back(fmt::format("the guest has only {} available, so that it will hardly give back {}",
                                   show_bytes(s.guest_available_bytes), show_bytes(next.bytes)));
@@ -152,21 +158,25 @@ std::uint64_t step_limit_bytes(std::uint64_t guest_total_bytes, std::uint64_t gu
 
 std::variant<settled_target, refusal> settle_target(const situation& s, std::uint64_t asked_bytes) {
   if (asked_bytes == 0)
-    return refusal{ec::invalid_argument, "a memory target of 0 bytes: name the size that the sandbox shall have, e.g. 2G"};
+    return refusal{ec::invalid_argument,
+                   "a memory target of 0 bytes: name the size that the sandbox shall have, e.g. 2G"};
   if (asked_bytes >= absurd_bytes)
-    return refusal{ec::out_of_range, fmt::format("a memory target of {} bytes is above everything that is believed ({}): the "
-                                                 "sandbox may have up to {}",
-                                                 asked_bytes, show_bytes(absurd_bytes), show_bytes(s.max_bytes))};
+    return refusal{ec::out_of_range,
+                   fmt::format("a memory target of {} bytes is above everything that is believed ({}): the "
+                               "sandbox may have up to {}",
+                               asked_bytes, show_bytes(absurd_bytes), show_bytes(s.max_bytes))};
   if (asked_bytes < s.boot_bytes)
-    return refusal{ec::out_of_range,
-                   fmt::format("memory target {}: the sandbox was started with {}, and memory that a guest has booted with "
-                               "cannot leave. Ask for at least {}, or start it again with a smaller default_memory",
-                               show_bytes(asked_bytes), show_bytes(s.boot_bytes), show_bytes(s.boot_bytes))};
+    return refusal{
+        ec::out_of_range,
+        fmt::format("memory target {}: the sandbox was started with {}, and memory that a guest has booted with "
+                    "cannot leave. Ask for at least {}, or start it again with a smaller default_memory",
+                    show_bytes(asked_bytes), show_bytes(s.boot_bytes), show_bytes(s.boot_bytes))};
   if (asked_bytes > s.max_bytes)
-    return refusal{ec::out_of_range,
-                   fmt::format("memory target {}: the sandbox may have at most {}. Ask for less, or start it again with a "
-                               "larger default_maxmemory",
-                               show_bytes(asked_bytes), show_bytes(s.max_bytes))};
+    return refusal{
+        ec::out_of_range,
+        fmt::format("memory target {}: the sandbox may have at most {}. Ask for less, or start it again with a "
+                    "larger default_maxmemory",
+                    show_bytes(asked_bytes), show_bytes(s.max_bytes))};
   if (s.granule_bytes == 0)
     return refusal{ec::unsupported, fmt::format("this VM has no memory that can be plugged ({})", name_of(s.how))};
   settled_target t;
@@ -180,10 +190,10 @@ std::variant<settled_target, refusal> settle_target(const situation& s, std::uin
     ++granules;
   t.used_bytes = s.boot_bytes + granules * s.granule_bytes;
   if (!exact)
-    t.notes.push_back(fmt::format("{} ({} bytes) rounded {} to {}: boot size {} and a multiple of {}{}",
-                                  show_bytes(asked_bytes), asked_bytes, up_fits ? "up" : "down", show_bytes(t.used_bytes),
-                                  show_bytes(s.boot_bytes), show_bytes(s.granule_bytes),
-                                  up_fits ? "" : fmt::format("; up would be above the maximum of {}", show_bytes(s.max_bytes))));
+    t.notes.push_back(fmt::format(
+        "{} ({} bytes) rounded {} to {}: boot size {} and a multiple of {}{}", show_bytes(asked_bytes), asked_bytes,
+        up_fits ? "up" : "down", show_bytes(t.used_bytes), show_bytes(s.boot_bytes), show_bytes(s.granule_bytes),
+        up_fits ? "" : fmt::format("; up would be above the maximum of {}", show_bytes(s.max_bytes))));
   return t;
 }
 
@@ -223,7 +233,7 @@ std::vector<std::uint64_t> split_growth(std::uint64_t blocks, std::uint64_t larg
 }
 
 std::vector<std::size_t> choose_leaving(const std::vector<dimm>& dimms, std::uint64_t at_most_bytes) {
-  std::vector<std::size_t> order;  // newest first
+  std::vector<std::size_t> order; // newest first
   std::uint64_t unit = 0;
   for (std::size_t i = dimms.size(); i-- > 0;)
     if (dimms[i].size_bytes > 0 && dimms[i].size_bytes <= at_most_bytes) {
@@ -266,7 +276,7 @@ std::vector<std::size_t> choose_leaving(const std::vector<dimm>& dimms, std::uin
       chosen.push_back(order[n]);
       sum -= static_cast<std::size_t>(dimms[order[n]].size_bytes / unit);
     }
-  std::ranges::reverse(chosen);  // newest first
+  std::ranges::reverse(chosen); // newest first
   return chosen;
 }
 

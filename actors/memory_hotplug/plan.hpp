@@ -31,16 +31,16 @@ struct dimm {
 struct situation {
   method how = method::virtio_mem;
   std::uint64_t boot_bytes = 0;
-  std::uint64_t plugged_bytes = 0;  ///< the VMM's word
-  std::uint64_t max_bytes = 0;      ///< of boot + plugged
-  std::uint64_t granule_bytes = 0;  ///< DIMM block or virtio-mem granule; 0: this VM cannot do it
-  std::uint32_t slots_total = 0;    ///< DIMM only
-  std::vector<dimm> dimms;          ///< DIMM only: plugged now, oldest first
-  std::set<std::string> stubborn;   ///< DIMMs that are not asked (again) to leave
+  std::uint64_t plugged_bytes = 0; ///< the VMM's word
+  std::uint64_t max_bytes = 0;     ///< of boot + plugged
+  std::uint64_t granule_bytes = 0; ///< DIMM block or virtio-mem granule; 0: this VM cannot do it
+  std::uint32_t slots_total = 0;   ///< DIMM only
+  std::vector<dimm> dimms;         ///< DIMM only: plugged now, oldest first
+  std::set<std::string> stubborn;  ///< DIMMs that are not asked (again) to leave
   bool can_shrink = true;
   std::string why_no_shrink;
-  std::uint64_t guest_total_bytes = 0;      ///< MemTotal, the guest's claim
-  std::uint64_t guest_available_bytes = 0;  ///< MemAvailable, the guest's claim
+  std::uint64_t guest_total_bytes = 0;     ///< MemTotal, the guest's claim
+  std::uint64_t guest_available_bytes = 0; ///< MemAvailable, the guest's claim
 };
 
 struct refusal {
@@ -51,24 +51,24 @@ struct refusal {
 /// What becomes of the size that was asked.
 struct settled_target {
   std::uint64_t asked_bytes = 0;
-  std::uint64_t used_bytes = 0;    ///< boot + a multiple of the granule
-  std::vector<std::string> notes;  ///< what was rounded, and to what
+  std::uint64_t used_bytes = 0;   ///< boot + a multiple of the granule
+  std::vector<std::string> notes; ///< what was rounded, and to what
 };
 
 struct step {
   bool grow = true;
-  std::uint64_t bytes = 0;                    ///< of this step
-  std::uint64_t plugged_after_bytes = 0;      ///< also what virtio-mem is asked for
-  std::vector<std::uint64_t> new_dimms;       ///< DIMM, growing: sizes
-  std::vector<std::string> leaving_dimms;     ///< DIMM, shrinking: ids, to be asked one after another
-  std::string text;                           ///< for a person
+  std::uint64_t bytes = 0;                ///< of this step
+  std::uint64_t plugged_after_bytes = 0;  ///< also what virtio-mem is asked for
+  std::vector<std::uint64_t> new_dimms;   ///< DIMM, growing: sizes
+  std::vector<std::string> leaving_dimms; ///< DIMM, shrinking: ids, to be asked one after another
+  std::string text;                       ///< for a person
 };
 
 struct plan {
   settled_target target;
   std::vector<step> steps;
-  std::uint64_t reached_bytes = 0;  ///< boot + plugged after the last step; less or more than the target: partly
-  std::vector<std::string> notes;   ///< the target's, and what cannot be done and what would be needed
+  std::uint64_t reached_bytes = 0; ///< boot + plugged after the last step; less or more than the target: partly
+  std::vector<std::string> notes;  ///< the target's, and what cannot be done and what would be needed
 };
 
 /// Memory that a guest needs for the map of what it is given: 64 bytes for a page of 4 KiB.
@@ -81,8 +81,8 @@ inline constexpr std::uint64_t most_growth_ratio = 48;
 /// The most that one step may add, before rounding to the granule. 0 where the guest has no room for a memory map.
 std::uint64_t step_limit_bytes(std::uint64_t guest_total_bytes, std::uint64_t guest_available_bytes);
 
-/// The target rules: zero and absurd sizes, below boot and above max are refused, all else is rounded up to the granule,
-/// or down where up would be above max.
+/// The target rules: zero and absurd sizes, below boot and above max are refused, all else is rounded up to the
+/// granule, or down where up would be above max.
 std::variant<settled_target, refusal> settle_target(const situation& s, std::uint64_t asked_bytes);
 
 /// All steps as they would go if the guest did as expected. Executed one at a time, with a new plan from fresh figures

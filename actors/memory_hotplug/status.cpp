@@ -9,7 +9,7 @@
 namespace caisson::memory_hotplug {
 namespace {
 
-constexpr std::uint64_t largest_guest_block = std::uint64_t{2} << 30;  // no Linux has larger memory blocks
+constexpr std::uint64_t largest_guest_block = std::uint64_t{2} << 30; // no Linux has larger memory blocks
 
 bool is_dimm(const state& st) {
   return st.spec.memory_method() == v1::MEMORY_METHOD_DIMM;
@@ -63,8 +63,8 @@ situation situation_of(const state& st, const change* for_change) {
     s.can_shrink = st.capabilities.virtio_mem_shrink();
   }
   if (!s.can_shrink)
-    s.why_no_shrink = fmt::format("{} does not unplug it", st.capabilities.backend().empty() ? "this VMM"
-                                                                                           : st.capabilities.backend());
+    s.why_no_shrink = fmt::format("{} does not unplug it",
+                                  st.capabilities.backend().empty() ? "this VMM" : st.capabilities.backend());
   if (for_change)
     s.stubborn = for_change->stubborn;
   return s;
@@ -75,18 +75,21 @@ std::optional<refusal> missing_ability(const state& st, const plan& p) {
     return std::nullopt;
   const auto& f = st.features;
   if (is_dimm(st) && (!f.acpi_memory_hotplug() || st.guest_block_bytes == 0))
-    return refusal{ec::unsupported,
-                   fmt::format("the guest's kernel would not notice a DIMM: it lacks {}. Use a guest kernel that has it, or "
-                               "start the sandbox with memory_method = \"virtio-mem\"",
-                               st.guest_block_bytes == 0 ? "memory hotplug (CONFIG_MEMORY_HOTPLUG)"
-                                                         : "ACPI memory hotplug (CONFIG_ACPI_HOTPLUG_MEMORY)")};
+    return refusal{
+        ec::unsupported,
+        fmt::format("the guest's kernel would not notice a DIMM: it lacks {}. Use a guest kernel that has it, or "
+                    "start the sandbox with memory_method = \"virtio-mem\"",
+                    st.guest_block_bytes == 0 ? "memory hotplug (CONFIG_MEMORY_HOTPLUG)"
+                                              : "ACPI memory hotplug (CONFIG_ACPI_HOTPLUG_MEMORY)")};
   if (!is_dimm(st) && !f.virtio_mem())
-    return refusal{ec::unsupported,
-                   "the guest has no virtio_mem driver: its kernel lacks CONFIG_VIRTIO_MEM, or the module virtio_mem was not "
-                   "loaded. Use a guest that has it, or start the sandbox with memory_method = \"dimm\""};
+    return refusal{
+        ec::unsupported,
+        "the guest has no virtio_mem driver: its kernel lacks CONFIG_VIRTIO_MEM, or the module virtio_mem was not "
+        "loaded. Use a guest that has it, or start the sandbox with memory_method = \"dimm\""};
   if (!p.steps.front().grow && !f.memory_hotremove())
-    return refusal{ec::unsupported, "the guest's kernel cannot give memory back: it lacks CONFIG_MEMORY_HOTREMOVE. Use a "
-                                    "guest kernel that has it, or start the sandbox again with the size that is wanted"};
+    return refusal{ec::unsupported,
+                   "the guest's kernel cannot give memory back: it lacks CONFIG_MEMORY_HOTREMOVE. Use a "
+                   "guest kernel that has it, or start the sandbox again with the size that is wanted"};
   return std::nullopt;
 }
 
@@ -110,8 +113,8 @@ v1::ResizePlan to_proto(const state& st, const plan& p) {
 void apply(self_ptr self, const v1::VmObserved& seen) {
   auto& st = self->state;
   if (seen.state() == v1::VM_STATE_STOPPED || seen.state() == v1::VM_STATE_ABSENT)
-    return vm_ended(self, fmt::format("the VM has ended: {}", seen.stop_reason().empty() ? "the VMM knows it no longer"
-                                                                                        : seen.stop_reason()));
+    return vm_ended(self, fmt::format("the VM has ended: {}",
+                                      seen.stop_reason().empty() ? "the VMM knows it no longer" : seen.stop_reason()));
   st.paused = seen.state() == v1::VM_STATE_PAUSED;
   std::vector<dimm> dimms;
   for (const auto& d : seen.dimms())
@@ -136,7 +139,7 @@ void tell(self_ptr self) {
     return;
   auto now = status_of(st);
   auto same = [](v1::MemoryStatus a, v1::MemoryStatus b) {
-    a.clear_guest_available_bytes();  // moves all the time
+    a.clear_guest_available_bytes(); // moves all the time
     b.clear_guest_available_bytes();
     return a == b;
   };

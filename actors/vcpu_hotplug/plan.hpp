@@ -2,9 +2,10 @@
 
 /// From the vCPUs that a VM has and its guest runs to those that are wanted. Pure.
 ///
-/// Two figures: `plugged` (the VMM's word) and `online` (the guest's claim, and what a workload feels). Up: those that are
-/// plugged and offline are brought online first, then new ones are plugged, then brought online. Down: offline in the
-/// guest, then unplugged where the VMM can; where it cannot they stay plugged and are used again at the next growth.
+/// Two figures: `plugged` (the VMM's word) and `online` (the guest's claim, and what a workload feels). Up: those that
+/// are plugged and offline are brought online first, then new ones are plugged, then brought online. Down: offline in
+/// the guest, then unplugged where the VMM can; where it cannot they stay plugged and are used again at the next
+/// growth.
 
 #include <cstdint>
 #include <string>
@@ -19,11 +20,11 @@ struct situation {
   std::uint32_t online = 0;
   std::uint32_t plugged = 0;
   std::uint32_t max = 0;
-  std::uint32_t guest_possible = 0;  ///< the guest's claim; 0: unknown
+  std::uint32_t guest_possible = 0; ///< the guest's claim; 0: unknown
   bool can_plug = true;
   bool can_unplug = true;
   std::string why_no_unplug;
-  bool guest_can = true;  ///< CONFIG_HOTPLUG_CPU
+  bool guest_can = true; ///< CONFIG_HOTPLUG_CPU
 };
 
 struct refusal {
@@ -32,9 +33,9 @@ struct refusal {
 };
 
 enum class action : std::uint8_t {
-  set_online,  ///< the guest: until exactly `count` run
-  plug,        ///< the VMM: until it has `count`
-  unplug       ///< the VMM: down to `count`; what cannot leave stays, which is no failure
+  set_online, ///< the guest: until exactly `count` run
+  plug,       ///< the VMM: until it has `count`
+  unplug      ///< the VMM: down to `count`; what cannot leave stays, which is no failure
 };
 
 struct step {

@@ -59,8 +59,8 @@ std::string joined(const std::vector<std::string>& all) {
 }
 
 void judge(const state& st, const change& c, v1::HotplugOutcome& out) {
-  const auto figures = fmt::format("asked for {} vCPUs: the guest runs {}, the VMM has {} plugged", c.target, st.now.online(),
-                                   st.now.plugged());
+  const auto figures = fmt::format("asked for {} vCPUs: the guest runs {}, the VMM has {} plugged", c.target,
+                                   st.now.online(), st.now.plugged());
   auto failed = [&](ec code, std::string why) {
     out.set_state(v1::OPERATION_STATE_FAILED);
     *out.mutable_error() = error_message(code, fmt::format("sandbox {}: {}", st.set.sandbox_id, why));
@@ -92,7 +92,7 @@ void finish(self_ptr self) {
   out.set_operation_id(c.operation_id);
   judge(st, c, out);
   if (out.state() == v1::OPERATION_STATE_CANCELLED && !st.waiting)
-    st.now.set_target(st.now.online());  // nobody wants it any more
+    st.now.set_target(st.now.online()); // nobody wants it any more
   *out.mutable_vcpus() = st.now;
   *out.mutable_plan() = c.plan;
   c.promise.deliver(std::move(out));
@@ -178,7 +178,7 @@ void guest_looked_at(self_ptr self, bool early) {
     return give_up(self, c.guest_trouble.empty() ? ec::guest_refused : ec::guest_unresponsive,
                    fmt::format("the guest was asked to run {} and runs {}{}", c.steps[c.at].count, st.now.online(),
                                c.guest_trouble.empty() ? "" : "; its agent: " + c.guest_trouble));
-  if (early)  // a guest that answers at once and wrongly must not keep us busy
+  if (early) // a guest that answers at once and wrongly must not keep us busy
     wake_after(self, st.set.poll_interval, [self] { ask_guest(self); });
   else
     ask_guest(self);
@@ -187,7 +187,8 @@ void guest_looked_at(self_ptr self, bool early) {
 void ask_guest(self_ptr self) {
   auto& st = self->state;
   auto& c = *st.running;
-  const auto wait = std::clamp(std::chrono::ceil<milliseconds>(c.patience_end - now(self)), milliseconds{1}, agent_slice);
+  const auto wait =
+      std::clamp(std::chrono::ceil<milliseconds>(c.patience_end - now(self)), milliseconds{1}, agent_slice);
   v1::AgentRequest ask;
   ask.mutable_set_online_cpus()->set_online(c.steps[c.at].count);
   ask.mutable_set_online_cpus()->set_wait_ms(ms(wait));
@@ -203,7 +204,8 @@ void ask_guest(self_ptr self) {
             if (reply.has_facts())
               apply(self, reply.facts());
             else
-              ch.guest_trouble = escape_guest_text(reply.has_failure() ? reply.failure().text() : "an answer without facts", 512);
+              ch.guest_trouble =
+                  escape_guest_text(reply.has_failure() ? reply.failure().text() : "an answer without facts", 512);
             guest_looked_at(self, !reply.has_facts() || now(self) - asked_at < wait);
           },
           [self, turn](caf::error& why) {
@@ -222,7 +224,8 @@ void verb_done(self_ptr self) {
   c.acting = false;
   const auto& s = c.steps[c.at];
   if (s.what == action::unplug && st.now.plugged() > s.count)
-    c.remarks.push_back(fmt::format("{} stay plugged, offline, and are used again at the next growth", st.now.plugged() - s.count));
+    c.remarks.push_back(
+        fmt::format("{} stay plugged, offline, and are used again at the next growth", st.now.plugged() - s.count));
   if (s.what == action::plug && st.now.plugged() < s.count)
     return give_up(self, ec::backend_refused, fmt::format("the VMM has plugged {} of {}", st.now.plugged(), s.count));
   step_done(self);
@@ -265,7 +268,8 @@ void act(self_ptr self) {
             const auto code = code_of(why);
             if (code == ec::vmm_died)
               return vm_ended(self, text_of(why));
-            if (code == ec::outcome_unknown || code == ec::deadline_exceeded || code == ec::backend_lost || code == ec::internal)
+            if (code == ec::outcome_unknown || code == ec::deadline_exceeded || code == ec::backend_lost ||
+                code == ec::internal)
               return verify(self);
             if (ch.steps[ch.at].what == action::unplug) {
               ch.remarks.push_back("the VMM did not unplug: " + text_of(why));
@@ -297,7 +301,8 @@ void plan_now(self_ptr self) {
   c.online_at_start = st.now.online();
   c.plugged_at_start = st.now.plugged();
   if (st.paused)
-    return refuse(self, {ec::not_running, "it is paused, and a paused guest can neither take nor give back vCPUs; resume it first"});
+    return refuse(self, {ec::not_running,
+                         "it is paused, and a paused guest can neither take nor give back vCPUs; resume it first"});
   auto planned = make_plan(situation_of(st), c.target);
   if (auto* no = std::get_if<refusal>(&planned))
     return refuse(self, *no);
@@ -326,7 +331,8 @@ void read_guest(self_ptr self) {
             if (stale(self, turn))
               return;
             if (!reply.has_facts())
-              return again(escape_guest_text(reply.has_failure() ? reply.failure().text() : "an answer without facts", 512));
+              return again(
+                  escape_guest_text(reply.has_failure() ? reply.failure().text() : "an answer without facts", 512));
             apply(self, reply.facts());
             plan_now(self);
           },
@@ -341,6 +347,8 @@ void read_guest(self_ptr self) {
 void start_change(self_ptr self, change c) {
   auto& st = self->state;
   st.running.emplace(std::move(c));
+  st.running->online_at_start = st.now.online();
+  st.running->plugged_at_start = st.now.plugged();
   if (!st.ended.empty())
     return finish(self);
   be_patient(self);
@@ -351,7 +359,7 @@ void cancel_waiting(self_ptr self, const std::string& why) {
   auto& st = self->state;
   auto w = std::move(*st.waiting);
   st.waiting.reset();
-  if (st.now.generation() == w.generation)  // no newer target has been accepted since
+  if (st.now.generation() == w.generation) // no newer target has been accepted since
     st.now.set_target(w.former_target);
   v1::HotplugOutcome out;
   out.set_operation_id(w.operation_id);

@@ -37,8 +37,8 @@ v1::ResizePlan to_proto(const plan& p) {
 void apply(self_ptr self, const v1::VmObserved& seen) {
   auto& st = self->state;
   if (seen.state() == v1::VM_STATE_STOPPED || seen.state() == v1::VM_STATE_ABSENT)
-    return vm_ended(self, fmt::format("the VM has ended: {}", seen.stop_reason().empty() ? "the VMM knows it no longer"
-                                                                                        : seen.stop_reason()));
+    return vm_ended(self, fmt::format("the VM has ended: {}",
+                                      seen.stop_reason().empty() ? "the VMM knows it no longer" : seen.stop_reason()));
   st.paused = seen.state() == v1::VM_STATE_PAUSED;
   st.now.set_plugged(seen.plugged_vcpus());
   tell(self);
@@ -118,8 +118,8 @@ void aside_done(self_ptr self, std::uint64_t id) {
   a.outcome.deliver(std::move(out));
 }
 
-/// Asks guest and VMM, each once; what does not answer leaves the figures as they were. While a change runs its own reads
-/// of the VMM are the newer ones, so that only the guest is asked.
+/// Asks guest and VMM, each once; what does not answer leaves the figures as they were. While a change runs its own
+/// reads of the VMM are the newer ones, so that only the guest is asked.
 void look_aside(self_ptr self, aside a) {
   auto& st = self->state;
   const auto id = ++st.serial;
@@ -144,7 +144,7 @@ void look_aside(self_ptr self, aside a) {
   self->request(st.backend, st.set.step_timeout + milliseconds{1'000}, std::move(look))
       .then(
           [self, id, turn](const v1::VmObserved& seen) {
-            if (self->state.turn == turn)  // else a change has begun since, and knows better
+            if (self->state.turn == turn) // else a change has begun since, and knows better
               apply(self, seen);
             aside_done(self, id);
           },
@@ -181,8 +181,7 @@ caf::result<v1::HotplugOutcome> on_target(self_ptr self, const v1::SetVcpuTarget
   change c;
   c.operation_id = m.operation_id();
   c.target = m.target();
-  c.deadline = self->clock().now() +
-               (m.deadline_ms() > 0 ? milliseconds{m.deadline_ms()} : st.set.operation_timeout);
+  c.deadline = self->clock().now() + (m.deadline_ms() > 0 ? milliseconds{m.deadline_ms()} : st.set.operation_timeout);
   c.former_target = st.now.target();
   st.now.set_target(m.target());
   st.now.set_generation(st.now.generation() + 1);
@@ -212,7 +211,8 @@ caf::result<v1::VcpuStatus> on_cancel(self_ptr self, const v1::CancelOperation& 
       st.running->stop_why = "cancelled by hand";
     return st.now;
   }
-  return error_of(st, ec::not_found, fmt::format("no change of vCPUs called \"{}\" is running or waiting", m.operation_id()));
+  return error_of(st, ec::not_found,
+                  fmt::format("no change of vCPUs called \"{}\" is running or waiting", m.operation_id()));
 }
 
 void on_event(self_ptr self, const v1::VmEvent& event) {
@@ -221,10 +221,14 @@ void on_event(self_ptr self, const v1::VmEvent& event) {
   switch (event.kind()) {
   case v1::VmEvent::KIND_VMM_DIED:
     return vm_ended(self, "the VM is gone" + (event.text().empty() ? std::string{} : ": " + event.text()));
-  case v1::VmEvent::KIND_GUEST_STOPPED: return vm_ended(self, "the guest has powered off");
-  case v1::VmEvent::KIND_GUEST_PANICKED: return vm_ended(self, "the guest's kernel has panicked");
-  case v1::VmEvent::KIND_BACKEND_RESTARTED: return backend_restarted(self);
-  default: break;
+  case v1::VmEvent::KIND_GUEST_STOPPED:
+    return vm_ended(self, "the guest has powered off");
+  case v1::VmEvent::KIND_GUEST_PANICKED:
+    return vm_ended(self, "the guest's kernel has panicked");
+  case v1::VmEvent::KIND_BACKEND_RESTARTED:
+    return backend_restarted(self);
+  default:
+    break;
   }
 }
 
@@ -239,8 +243,9 @@ void on_tick(self_ptr self, std::uint64_t number) {
 
 void on_exit(self_ptr self, caf::exit_msg& m) {
   auto& st = self->state;
-  const auto text = fmt::format("sandbox {}: it was ended while its vCPUs were being changed; last read back, the guest ran {}",
-                                st.set.sandbox_id, st.now.online());
+  const auto text =
+      fmt::format("sandbox {}: it was ended while its vCPUs were being changed; last read back, the guest ran {}",
+                  st.set.sandbox_id, st.now.online());
   for (auto* c : {&st.running, &st.waiting})
     if (*c)
       (*c)->promise.fail(ec::not_running, text);
@@ -253,8 +258,8 @@ void on_exit(self_ptr self, caf::exit_msg& m) {
 
 } // namespace
 
-vcpu_hotplug_actor::behavior_type vcpu_hotplug(self_ptr self, settings set, backend_actor backend, guest_agent_actor agent,
-                                               hotplug_listener listener) {
+vcpu_hotplug_actor::behavior_type vcpu_hotplug(self_ptr self, settings set, backend_actor backend,
+                                               guest_agent_actor agent, hotplug_listener listener) {
   auto& st = self->state;
   st.set = std::move(set);
   st.backend = std::move(backend);

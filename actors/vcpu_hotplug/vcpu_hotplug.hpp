@@ -2,10 +2,11 @@
 
 /// VCPU_HOTPLUG: how many vCPUs one sandbox has, and the change of it that is under way.
 ///
-/// One change at a time; the newest target wins, by the same rule as memory's (actors/memory_hotplug/memory_hotplug.hpp):
-/// the running change ends CANCELLED after the step that is under way, then the new one starts. The answers to
-/// SetVcpuTarget are the same too. CONVERGED: the guest claims to run exactly the target, which the VMM has plugged. vCPUs
-/// beyond it that the VMM cannot unplug stay plugged and offline; `why` says so and it is no failure.
+/// One change at a time; the newest target wins, by the same rule as memory's
+/// (actors/memory_hotplug/memory_hotplug.hpp): the running change ends CANCELLED after the step that is under way, then
+/// the new one starts. The answers to SetVcpuTarget are the same too. CONVERGED: the guest claims to run exactly the
+/// target, which the VMM has plugged. vCPUs beyond it that the VMM cannot unplug stay plugged and offline; `why` says
+/// so and it is no failure.
 
 #include <chrono>
 #include <functional>
@@ -42,18 +43,18 @@ struct change {
 
   v1::ResizePlan plan;
   std::vector<step> steps;
-  std::size_t at = 0;        ///< of steps
-  bool acting = false;       ///< a verb is with the VMM
-  bool redone = false;       ///< this verb was sent a second time
+  std::size_t at = 0;  ///< of steps
+  bool acting = false; ///< a verb is with the VMM
+  bool redone = false; ///< this verb was sent a second time
   bool begun = false;
   std::uint32_t online_at_start = 0, plugged_at_start = 0;
-  std::string stop_why;      ///< not empty: ends after this step
+  std::string stop_why; ///< not empty: ends after this step
   std::vector<std::string> reasons;
-  std::vector<std::string> remarks;  ///< that are no failure
+  std::vector<std::string> remarks; ///< that are no failure
   ec failure = ec::none;
   moment patience_end;
-  std::uint32_t best_gap = 0;  ///< by which progress is measured
-  std::string guest_trouble;   ///< last failure of the agent
+  std::uint32_t best_gap = 0; ///< by which progress is measured
+  std::string guest_trouble;  ///< last failure of the agent
 };
 
 /// A look at VMM and guest that somebody waits for beside a change.
@@ -73,24 +74,25 @@ struct state {
 
   bool ready = false;
   bool paused = false;
-  std::string ended;  ///< not empty: the VM has ended, and how
+  std::string ended; ///< not empty: the VM has ended, and how
   v1::Capabilities capabilities;
   v1::GuestFeatures features;
   std::uint32_t guest_possible = 0;
-  v1::VcpuStatus now;   ///< last read back
-  v1::VcpuStatus told;  ///< to the listener
+  v1::VcpuStatus now;  ///< last read back
+  v1::VcpuStatus told; ///< to the listener
 
   std::optional<change> running;
   std::optional<change> waiting;
 
-  std::uint64_t serial = 0;  ///< of turns, timers and asides
-  std::uint64_t turn = 0;    ///< answers of an earlier turn are stale
-  std::uint64_t timer = 0;   ///< of the running change; 0: none is set
+  std::uint64_t serial = 0; ///< of turns, timers and asides
+  std::uint64_t turn = 0;   ///< answers of an earlier turn are stale
+  std::uint64_t timer = 0;  ///< of the running change; 0: none is set
   std::function<void()> on_timer;
   std::map<std::uint64_t, aside> asides;
 };
 
 vcpu_hotplug_actor::behavior_type vcpu_hotplug(vcpu_hotplug_actor::stateful_pointer<state> self, settings set,
-                                               backend_actor backend, guest_agent_actor agent, hotplug_listener listener);
+                                               backend_actor backend, guest_agent_actor agent,
+                                               hotplug_listener listener);
 
 } // namespace caisson::vcpu_hotplug
