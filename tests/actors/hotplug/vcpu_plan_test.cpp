@@ -1,0 +1,41 @@
+#include "actors/vcpu_hotplug/plan.hpp"
+
+#include <gtest/gtest.h>
+
+namespace caisson::vcpu_hotplug {
+namespace {
+
+TEST(vcpu_plan, every_case_in_a_table) {
+  struct {
+    std::uint32_t online, plugged, target;
+    bool can_unplug;
+    std::vector<std::pair<action, std::uint32_t>> steps;
+    std::size_t notes;
+  } cases[] = {
+      {1, 1, 1, true, {}, 0},
+      {1, 1, 3, true, {{action::plug, 3}, {action::set_online, 3}}, 0},
+      {1, 3, 2, true, {{action::set_online, 2}}, 0},
+      {1, 2, 4, true, {{action::set_online, 2}, {action::plug, 4}, {action::set_online, 4}}, 0},
+      {4, 4, 2, true, {{action::set_online, 2}, {action::unplug, 2}}, 0},
+      {4, 4, 2, false, {{action::set_online, 2}}, 1},
+      {2, 4, 2, true, {{action::unplug, 2}}, 0},
+  };
+  for (auto& c : cases) {
+    situation s;
+    s.online = c.online;
+    s.plugged = c.plugged;
+    s.max = 4;
+    s.can_unplug = c.can_unplug;
+    auto r = make_plan(s, c.target);
+    auto* p = std::get_if<plan>(&r);
+    ASSERT_TRUE(p);
+    std::vector<std::pair<action, std::uint32_t>> got;
+    for (auto& st : p->steps)
+      got.emplace_back(st.what, st.count);
+    EXPECT_EQ(got, c.steps) << c.online << "/" << c.plugged << " -> " << c.target;
+    EXPECT_EQ(p->notes.size(), c.notes);
+  }
+}
+
+} // namespace
+} // namespace caisson::vcpu_hotplug
