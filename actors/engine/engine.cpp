@@ -101,7 +101,7 @@ v1::ResolveConfig resolve_request(const v1::CreateSandbox& m) {
     o->set_value(std::move(value));
   };
   if (!m.hypervisor().empty())
-    add("hypervisor", m.hypervisor());
+    add("runtime.hypervisor_name", m.hypervisor());
   return ask;
 }
 

@@ -209,8 +209,7 @@ void fail_boot(self_ptr self, caf::error why) {
       text.set_text(text.text() + "; and what was made so far could not be removed: " + text_of(dirty));
     s.record.set_stop_reason(text.text());
     move_to(self, happening::boot_failed);
-    if (s.booting.pending())
-      s.booting.deliver(make_error(text));
+    s.boot_error = text;
     finish(self, "sandbox.failed", text.text());
   });
 }

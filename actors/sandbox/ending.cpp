@@ -250,15 +250,20 @@ void finish(self_ptr self, std::string event_type, std::string text) {
       // The record stays where it is; a later removal or the next engine tries again.
       s.finishing = false;
       s.record.set_state(v1::SANDBOX_STATE_FAILED);
+      if (s.booting.pending())
+        s.booting.deliver(make_error(s.boot_error));
       refuse(s.stopping, why);
       refuse(s.removing, why);
       return;
     }
     auto last = status_of(self);
+    // The engine forgets the name before anybody hears of the end, so that it can be used again at once.
+    self->send(s.set.engine, last);
+    if (s.booting.pending())
+      s.booting.deliver(make_error(s.boot_error));
     answer(s.stopping, last);
     answer(s.removing, last);
     unpark(self);
-    self->send(s.set.engine, last);
     end_children(self);
     for (auto& [id, op] : s.operations)
       for (auto& p : op.waiting)

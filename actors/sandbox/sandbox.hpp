@@ -73,6 +73,7 @@ struct state {
 
   std::int64_t boot_started_unix_ms = 0;
   caf::typed_response_promise<v1::SandboxStatus> booting;
+  v1::Error boot_error;  ///< what `booting` gets once everything is undone
   std::vector<caf::typed_response_promise<v1::SandboxStatus>> stopping;
   std::vector<caf::typed_response_promise<v1::SandboxStatus>> removing;
   std::vector<std::function<void()>> parked; ///< requests that came during a recovery
