@@ -13,7 +13,7 @@ void load_modules();
 /// Memory that is plugged from now on comes online by itself, as movable, so that it can be taken out again.
 void online_new_memory_as_movable();
 
-/// Host name, loopback interface, control groups.
+/// Host name, loopback interface, control groups, room for descriptors.
 void set_up_machine();
 
 } // namespace caisson::agent

@@ -1,6 +1,7 @@
 #include "guest/agent/facts.hpp"
 
 #include "guest/agent/files.hpp"
+#include "guest/agent/virtio_mem.hpp"
 
 #include <sys/sysinfo.h>
 #include <sys/utsname.h>
@@ -63,6 +64,7 @@ v1::MemoryFacts read_memory_facts(std::uint64_t boot_mem_total_bytes) {
       ++(read_line(memory_root + "/" + name + "/state") == "online" ? online : offline);
   facts.set_online_blocks(online);
   facts.set_offline_blocks(offline);
+  facts.set_virtio_mem_plugged_bytes(virtio_mem_plugged_bytes());
   return facts;
 }
 

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/ioctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <termios.h>
 
@@ -16,6 +17,8 @@ namespace caisson::agent {
 namespace {
 
 constexpr const char* default_path = "PATH=/usr/sbin:/usr/bin:/sbin:/bin";
+
+constexpr rlim_t open_files = 1024;
 
 struct child_ends {
   unique_fd in, out, err;
@@ -86,6 +89,12 @@ std::vector<std::string> environment(const v1::ExecStart& request) {
   ::dup2(request.terminal() ? child.in.get() : child.out.get(), STDOUT_FILENO);
   ::dup2(request.terminal() ? child.in.get() : child.err.get(), STDERR_FILENO);
   reset_signals();
+  // The agent's own limit is higher: it holds three descriptors a command.
+  rlimit files{};
+  if (::getrlimit(RLIMIT_NOFILE, &files) == 0 && files.rlim_cur > open_files) {
+    files.rlim_cur = open_files;
+    ::setrlimit(RLIMIT_NOFILE, &files);
+  }
   ::umask(022);
   const auto& directory = request.working_directory();
   if (::chdir(directory.empty() ? "/" : directory.c_str()) != 0)

@@ -36,7 +36,10 @@ protected:
     if (!reason_.empty())
       return;
     started_ = std::chrono::steady_clock::now();
-    guest_ = new live_guest{{CAISSON_GUEST_DIRECTORY, "", {}}};
+    guest_ = new live_guest{{CAISSON_GUEST_DIRECTORY,
+                             "",
+                             {"-object", "memory-backend-memfd,id=vmem,size=1G", "-device",
+                              "virtio-mem-pci,id=vm0,memdev=vmem,requested-size=0"}}};
     connect();
   }
   static void TearDownTestSuite() {
@@ -214,6 +217,27 @@ TEST_F(live, h_onlines_plugged_memory_and_lets_it_go) {
   EXPECT_GE(std::chrono::steady_clock::now() - started, 300ms);
 }
 
+TEST_F(live, h_follows_virtio_mem_in_small_steps) {
+  const auto before = client_->hello->memory().mem_total_bytes();
+  const auto request_bytes = [&](std::uint64_t bytes) {
+    const auto answer = guest_->qmp(R"({"execute":"qom-set","arguments":{"path":"vm0","property":"requested-size","value":)" +
+                                    std::to_string(bytes) + "}}");
+    EXPECT_NE(answer.find("return"), std::string::npos) << answer;
+  };
+  for (const auto bytes : {200 * mib, 512 * mib}) {
+    request_bytes(bytes);
+    const auto grown = client_->ask(await_memory(before + bytes, 0, 30'000), patience);
+    ASSERT_TRUE(grown && grown->has_facts());
+    EXPECT_EQ(grown->facts().memory().mem_total_bytes(), before + bytes);
+    EXPECT_EQ(grown->facts().memory().virtio_mem_plugged_bytes(), bytes);
+  }
+  request_bytes(0);
+  const auto shrunk = client_->ask(await_memory(0, before, 30'000), patience);
+  ASSERT_TRUE(shrunk && shrunk->has_facts());
+  EXPECT_EQ(shrunk->facts().memory().mem_total_bytes(), before);
+  EXPECT_EQ(shrunk->facts().memory().virtio_mem_plugged_bytes(), 0u);
+}
+
 TEST_F(live, i_onlines_processors_only_when_asked) {
   for (int i = 1; i <= 2; ++i) {
     const auto add = R"({"execute":"device_add","arguments":{"driver":"qemu64-x86_64-cpu","id":"c)" + std::to_string(i) +
@@ -257,6 +281,20 @@ TEST_F(live, k_switches_off) {
   client_->send(request);
   client_->wait(patience, [] { return client_->closed; });
   EXPECT_TRUE(guest_->ended(30'000)) << guest_->console();
+}
+
+TEST(live_hostile, floods_through_the_port_and_still_answers) {
+  if (const auto reason = live_guest::unavailable(CAISSON_HOSTILE_GUEST_DIRECTORY); !reason.empty())
+    GTEST_SKIP() << reason;
+  live_guest guest{{CAISSON_HOSTILE_GUEST_DIRECTORY, "caisson.hostile=flood", {}}};
+  const int fd = guest.connect_agent();
+  ASSERT_GE(fd, 0);
+  agent_client client{fd};
+  ASSERT_TRUE(client.wait(patience, [&] { return client.hello && client.notices.size() > 1000; })) << guest.console();
+  v1::AgentRequest request;
+  request.mutable_read_facts();
+  EXPECT_TRUE(client.ask(request, patience));
+  EXPECT_EQ(client.protocol_error, "");
 }
 
 } // namespace
