@@ -245,7 +245,7 @@ load_result load(const sources& from, const load_options& options) {
   for (const auto& each : read.entries) {
     const auto where = where_of(each.file, each.node->begin);
     const auto& row = *each.row;
-    auto written = text_between(from.files[each.file].text, each.node->begin, each.node->end);
+    auto written = text_between(from.files[each.file].text, read.documents[each.file].line_starts, each.node->begin, each.node->end);
     if (each.hypervisor.empty() || each.hypervisor == config.hypervisor || (borrow && borrowed(row))) {
       if (take(config, row, each.node->content, each.file == 0 ? origin::file : origin::drop_in, where, std::move(written), each.node->kind,
                problems))

@@ -107,7 +107,7 @@ std::string migrate(const layered& config) {
       } else if (set.is_set() && !asks_for_nothing(row, set.content)) {
         out.line("#- " + written + "  (" + std::string{row.why} + ')');
       } else if (set.is_set() && row.what == treatment::honoured && !asks_for_nothing(row, set.content)) {
-        out.line("#- " + written);
+        out.line("#- " + written + "  (the guest is Caisson's own)");
       }
     }
   }

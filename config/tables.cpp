@@ -17,7 +17,7 @@ struct table_reader {
   place where(std::size_t file, position at) const { return {from.files[file].path, at, {}}; }
 
   std::string written(std::size_t file, const toml_node& node) const {
-    return text_between(from.files[file].text, node.begin, node.end);
+    return text_between(from.files[file].text, out.documents[file].line_starts, node.begin, node.end);
   }
 
   v1::ConfigSeverity unknown() const {

@@ -87,17 +87,18 @@ std::optional<failure> parse(std::string_view text, toml_node& root) {
   }
 }
 
-/// Start and end of a line of `text`, from 1.
-std::pair<std::size_t, std::size_t> line_bounds(std::string_view text, std::uint32_t line) {
-  std::size_t begin = 0;
-  for (std::uint32_t i = 1; i < line; ++i) {
-    const auto next = text.find('\n', begin);
-    if (next == text.npos)
-      return {text.size(), text.size()};
-    begin = next + 1;
-  }
-  const auto end = text.find('\n', begin);
-  return {begin, end == text.npos ? text.size() : end};
+std::vector<std::size_t> starts_of_lines(std::string_view text) {
+  std::vector<std::size_t> out = {0};
+  for (auto at = text.find('\n'); at != text.npos; at = text.find('\n', at + 1))
+    out.push_back(at + 1);
+  return out;
+}
+
+/// Start and end of a line, from 1.
+std::pair<std::size_t, std::size_t> line_bounds(std::string_view text, const std::vector<std::size_t>& starts, std::uint32_t line) {
+  if (line == 0 || line > starts.size())
+    return {text.size(), text.size()};
+  return {starts[line - 1], line < starts.size() ? starts[line] - 1 : text.size()};
 }
 
 /// A line that is left out without touching its neighbours: `key = value`. (Without its header, a table's keys would fall
@@ -119,6 +120,7 @@ bool stands_alone(std::string_view line) {
 
 toml_document read_toml(std::string_view text) {
   toml_document out;
+  out.line_starts = starts_of_lines(text);
   auto failed = parse(text, out.root);
   if (!failed)
     return out;
@@ -126,11 +128,11 @@ toml_document read_toml(std::string_view text) {
   std::uint32_t last_line = 0;
   for (int i = 0; failed; ++i) {
     // toml++ names the line behind where a value ends with the line; the fault stands before the break.
-    auto [begin, end] = line_bounds(copy, failed->where.line);
+    auto [begin, end] = line_bounds(copy, out.line_starts, failed->where.line);
     if (std::string_view{copy}.substr(begin, end - begin).find_first_not_of(" \t\r") == std::string::npos &&
         failed->where.line > 1 && failed->where.line > last_line + 1) {
       --failed->where.line;
-      std::tie(begin, end) = line_bounds(copy, failed->where.line);
+      std::tie(begin, end) = line_bounds(copy, out.line_starts, failed->where.line);
       failed->where.column = static_cast<std::uint32_t>(end - begin + 1);
     }
     out.errors.push_back({failed->where, failed->what});
@@ -148,11 +150,11 @@ toml_document read_toml(std::string_view text) {
   return out;
 }
 
-std::string text_between(std::string_view text, position begin, position end) {
+std::string text_between(std::string_view text, const std::vector<std::size_t>& line_starts, position begin, position end) {
   constexpr std::size_t most = 200;
   if (begin.line == 0 || end.line < begin.line)
     return {};
-  auto [from, line_end] = line_bounds(text, begin.line);
+  const auto from = line_bounds(text, line_starts, begin.line).first;
   std::uint32_t line = begin.line;
   std::uint32_t column = 1;
   std::string out;

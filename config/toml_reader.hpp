@@ -34,6 +34,7 @@ struct syntax_error {
 
 struct toml_document {
   toml_node root;
+  std::vector<std::size_t> line_starts;  ///< offset of each line, the first at [0]
   std::vector<syntax_error> errors;  ///< lines that are no TOML; they were left out of the tree
   bool complete = true;              ///< false: reading stopped at the last error
 };
@@ -41,7 +42,7 @@ struct toml_document {
 /// Never throws. A line that is no TOML is reported and left out, so that the rest of the file is checked too.
 toml_document read_toml(std::string_view text);
 
-/// The text between two places of `text`, line breaks as spaces.
-std::string text_between(std::string_view text, position begin, position end);
+/// The text between two places of `text`, line breaks as spaces. `line_starts` are the document's.
+std::string text_between(std::string_view text, const std::vector<std::size_t>& line_starts, position begin, position end);
 
 } // namespace caisson::config
