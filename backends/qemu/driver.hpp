@@ -1,0 +1,102 @@
+#pragma once
+
+/// The QEMU backend: the contract's verbs (backends/backend.hpp) on libvirt.
+///
+/// Threads: serve()'s thread only sorts calls in; `verbs_` runs the verbs of a VM one after another, VMs beside each other;
+/// `asides_` runs what must not wait for them (inspect, destroy, list, describe, questions to a monitor); the service
+/// thread has the deadlines and reaps; libvirt's event thread only hands events on.
+
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/posix/stream_descriptor.hpp>
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <thread>
+
+#include "backends/host/server.hpp"
+#include "backends/qemu/library.hpp"
+#include "backends/qemu/monitor_reading.hpp"
+#include "backends/qemu/processes.hpp"
+#include "backends/qemu/records.hpp"
+#include "backends/qemu/vm.hpp"
+#include "backends/qemu/worker_pool.hpp"
+
+namespace caisson::qemu {
+
+class driver : public host::driver {
+public:
+  /// reaper::become_subreaper() has been called, SIGPIPE is ignored.
+  explicit driver(host::arguments where);
+  ~driver() override;
+
+  v1::BackendReady start(std::shared_ptr<host::emitter> out) override;
+  void submit(v1::BackendCall call, host::answer_function answer) override;
+
+private:
+  using verb = std::function<v1::VmObserved(const vm_ptr&, const call_ptr&)>;
+
+  /// What the monitor said, or why it said nothing.
+  struct monitor_answer {
+    memory_devices memory;
+    std::uint64_t boot_bytes = 0;
+    std::uint32_t vcpus = 0;
+    std::string silent;  ///< "" or why the figures above are not there
+    std::uint64_t library_us = 0;
+  };
+
+  // driver.cpp
+  void run_verb(const vm_ptr& vm, const call_ptr& call, verb todo);
+  void run_aside(const call_ptr& call, std::function<v1::BackendAnswer()> todo);
+  void arm_deadline(const call_ptr& call);
+  void wait_for_children();
+  vm_ptr vm_of(const std::string& sandbox_id);
+  vm_ptr known_vm(const std::string& sandbox_id);
+  void forget(const vm_ptr& vm);
+  v1::Capabilities describe(const v1::DescribeBackend& question);
+  v1::VmList list();
+  void on_lifecycle(const std::string& domain, int event, int detail);
+  void on_device(const std::string& domain, const std::string& alias, bool removed);
+  void on_memory_size(const std::string& domain, const std::string& alias, std::uint64_t size_bytes);
+  void tell(const std::string& sandbox_id, v1::VmEvent::Kind kind, std::string text, std::string device_id = {},
+            std::uint64_t size_bytes = 0);
+  void log(const std::string& line);
+
+  // vm_verbs.cpp
+  v1::VmObserved create(const vm_ptr& vm, const call_ptr& call, const v1::VmSpec& spec);
+  v1::VmObserved apply_memory_step(const vm_ptr& vm, const call_ptr& call, const v1::ApplyMemoryStep& step);
+  v1::VmObserved set_vcpus(const vm_ptr& vm, const call_ptr& call, std::uint32_t count);
+  v1::VmObserved pause(const vm_ptr& vm, const call_ptr& call, bool paused);
+  v1::VmObserved destroy(const vm_ptr& vm, const call_ptr& call);
+  domain_handle living_domain(const vm_ptr& vm);
+  void remove_files(const vm_ptr& vm);
+
+  // inspect.cpp
+  v1::VmObserved inspect(const vm_ptr& vm, const call_ptr& call);
+  v1::VmObserved read_back(const vm_ptr& vm, virDomainPtr domain, std::chrono::milliseconds budget);
+  monitor_answer ask_monitor(const vm_ptr& vm, virDomainPtr domain, std::chrono::milliseconds budget);
+  domain_handle find_domain(const vm_ptr& vm);
+  process vmm_of(const vm_ptr& vm);
+  std::string last_words(const vm_ptr& vm);
+
+  const host::arguments where_;
+  const records records_;
+  std::shared_ptr<host::emitter> out_;
+  reaper reaper_;
+
+  std::mutex vms_mutex_;
+  std::map<std::string, vm_ptr> vms_;
+
+  boost::asio::io_context service_;
+  boost::asio::posix::stream_descriptor child_signals_{service_};
+  std::thread service_thread_;
+
+  library library_;
+  worker_pool verbs_{64};
+  worker_pool asides_{256};
+};
+
+} // namespace caisson::qemu

@@ -1,0 +1,193 @@
+/// Reading a VM back: from libvirt what needs no answer of the VMM, from the monitor the rest, within a bounded time.
+
+#include <libvirt/libvirt-qemu.h>
+
+#include <future>
+
+#include "backends/qemu/accelerator.hpp"
+#include "backends/qemu/domain_xml.hpp"
+#include "backends/qemu/driver.hpp"
+#include "backends/qemu/log_tail.hpp"
+#include "backends/qemu/text_checks.hpp"
+
+namespace caisson::qemu {
+namespace {
+
+using namespace std::chrono_literals;
+
+std::string monitor(virDomainPtr domain, const char* command) {
+  char* raw = nullptr;
+  std::string question = std::string{"{\"execute\":\""} + command + "\"}";
+  int rc = in_library([&] { return virDomainQemuMonitorCommand(domain, question.c_str(), &raw, 0); });
+  library_text answer{raw};
+  if (rc != 0)
+    throw library_failure(command);
+  return answer.get();
+}
+
+v1::VmState state_of(virDomainPtr domain) {
+  int state = 0, reason = 0;
+  if (virDomainGetState(domain, &state, &reason, 0) != 0)
+    throw library_failure("cannot read the VM's state");
+  switch (state) {
+  case VIR_DOMAIN_RUNNING:
+  case VIR_DOMAIN_BLOCKED: return v1::VM_STATE_RUNNING;
+  case VIR_DOMAIN_PAUSED:
+    return reason == VIR_DOMAIN_PAUSED_STARTING_UP ? v1::VM_STATE_CREATED : v1::VM_STATE_PAUSED;
+  case VIR_DOMAIN_PMSUSPENDED: return v1::VM_STATE_PAUSED;
+  default: return v1::VM_STATE_STOPPED;
+  }
+}
+
+std::string pid_file_of(const std::string& uri, const std::string& embedded, const std::string& name) {
+  return uri.empty() ? pid_file(embedded, name) : "/run/libvirt/qemu/" + name + ".pid";
+}
+
+} // namespace
+
+domain_handle driver::find_domain(const vm_ptr& vm) {
+  std::string uri;
+  {
+    std::lock_guard lock{vm->mutex};
+    uri = vm->libvirt_uri;
+  }
+  auto connection = library_.connection(uri);
+  domain_handle domain{in_library([&] {
+    return virDomainLookupByName(connection.get(), domain_name(vm->id).c_str());
+  })};
+  if (!domain) {
+    auto* e = virGetLastError();
+    if (e && e->code != VIR_ERR_NO_DOMAIN)
+      throw failure("backend_lost", library_failure("cannot look for the VM").what());
+  }
+  return domain;
+}
+
+process driver::vmm_of(const vm_ptr& vm) {
+  process known;
+  std::string uri;
+  {
+    std::lock_guard lock{vm->mutex};
+    known = vm->vmm;
+    uri = vm->libvirt_uri;
+  }
+  if (known.pid > 0) {
+    auto stat = read_stat(known.pid);
+    if (stat && stat->start_ticks == known.start_ticks)
+      return stat->state == 'Z' ? process{} : known;
+    return {};
+  }
+  auto found = find_vmm(pid_file_of(uri, library_.root(), domain_name(vm->id)), domain_name(vm->id));
+  if (!found)
+    return {};
+  std::lock_guard lock{vm->mutex};
+  vm->vmm = *found;
+  return *found;
+}
+
+std::string driver::last_words(const vm_ptr& vm) {
+  return printable(last_line(log_file(library_.root(), domain_name(vm->id))));
+}
+
+driver::monitor_answer driver::ask_monitor(const vm_ptr& vm, virDomainPtr domain, std::chrono::milliseconds budget) {
+  monitor_answer none;
+  auto vmm = vmm_of(vm);
+  auto who = "QEMU (pid " + std::to_string(vmm.pid) + ")";
+  if (auto stat = read_stat(vmm.pid); stat && (stat->state == 'T' || stat->state == 't')) {
+    none.silent = who + " is stopped by a signal and answers nothing; SIGCONT lets it go on";
+    return none;
+  }
+  {
+    std::lock_guard lock{vm->mutex};
+    if (vm->monitor_busy) {
+      none.silent = who + " has not answered an earlier question of its monitor";
+      return none;
+    }
+    vm->monitor_busy = true;
+  }
+  auto promise = std::make_shared<std::promise<monitor_answer>>();
+  auto answer = promise->get_future();
+  virDomainRef(domain);
+  asides_.run([vm, promise, d = std::shared_ptr<virDomain>{domain, domain_release{}}] {
+    monitor_answer a;
+    library_clock::microseconds() = 0;
+    try {
+      a.memory = read_memory_devices(monitor(d.get(), "query-memory-devices"));
+      a.boot_bytes = read_boot_bytes(monitor(d.get(), "query-memory-size-summary"));
+      a.vcpus = read_plugged_vcpus(monitor(d.get(), "query-hotpluggable-cpus"));
+    } catch (const std::exception& e) {
+      a.silent = e.what();
+    }
+    a.library_us = library_clock::microseconds();
+    {
+      std::lock_guard lock{vm->mutex};
+      vm->monitor_busy = false;
+    }
+    promise->set_value(std::move(a));
+  });
+  if (answer.wait_for(budget) == std::future_status::ready)
+    return answer.get();
+  none.silent = who + " did not answer its monitor within " + std::to_string(budget.count()) + " ms";
+  return none;
+}
+
+v1::VmObserved driver::read_back(const vm_ptr& vm, virDomainPtr domain, std::chrono::milliseconds budget) {
+  v1::VmObserved o;
+  o.set_state(state_of(domain));
+  library_text xml{in_library([&] { return virDomainGetXMLDesc(domain, 0); })};
+  if (!xml)
+    throw library_failure("cannot read the VM's document");
+  auto document = read_domain_xml(xml.get());
+  auto vmm = vmm_of(vm);
+  o.set_vmm_pid(vmm.pid);
+  o.set_vmm_start_ticks(vmm.start_ticks);
+  o.set_accelerator(document.accelerator);
+  o.set_max_vcpus(document.max_vcpus);
+  o.mutable_channels()->set_agent("unix:" + agent_socket(document.notes.run_directory));
+  o.mutable_channels()->set_console("unix:" + console_socket(document.notes.run_directory));
+  try {
+    o.set_vmm_version(vmm_version(document.emulator, "this architecture"));
+  } catch (const failure&) {
+    // The binary may have been replaced or removed since; the VM runs on.
+  }
+  auto said = ask_monitor(vm, domain, budget);
+  o.set_vmm_call_us(said.library_us);
+  o.set_stale_reason(said.silent);
+  const bool fresh = said.silent.empty();
+  std::uint64_t plugged = fresh ? said.memory.virtio_mem_size_bytes : document.virtio_mem_current_bytes;
+  for (const auto& dimm : fresh ? said.memory.dimms : document.dimms) {
+    plugged += dimm.size_bytes();
+    *o.add_dimms() = dimm;
+  }
+  o.set_plugged_bytes(plugged);
+  o.set_boot_bytes(fresh ? said.boot_bytes : document.boot_bytes);
+  o.set_virtio_mem_requested_bytes(fresh ? said.memory.virtio_mem_requested_bytes : document.virtio_mem_requested_bytes);
+  o.set_plugged_vcpus(fresh ? said.vcpus : document.vcpus);
+  return o;
+}
+
+v1::VmObserved driver::inspect(const vm_ptr& vm, const call_ptr& call) {
+  std::string gone;
+  if (auto domain = find_domain(vm)) {
+    try {
+      return read_back(vm, domain.get(), std::min<std::chrono::milliseconds>(call->left() * 2 / 3, 3s));
+    } catch (const failure& e) {
+      // It may have ended between the look-up and the questions.
+      if (virDomainIsActive(domain.get()) == 1)
+        throw;
+      gone = e.what();
+    }
+  }
+  v1::VmObserved o;
+  std::lock_guard lock{vm->mutex};
+  if (vm->recorded) {
+    o.set_state(v1::VM_STATE_STOPPED);
+    o.set_stop_reason(!vm->stop_reason.empty() ? vm->stop_reason : "vmm died: nobody was there to see how");
+  } else {
+    o.set_state(v1::VM_STATE_ABSENT);
+    o.set_stop_reason("there is no such VM (never made, or destroyed)");
+  }
+  return o;
+}
+
+} // namespace caisson::qemu

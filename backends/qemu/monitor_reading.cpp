@@ -1,0 +1,64 @@
+#include "backends/qemu/monitor_reading.hpp"
+
+#include <nlohmann/json.hpp>
+
+#include "backends/qemu/domain_xml.hpp"
+#include "backends/qemu/failure.hpp"
+
+namespace caisson::qemu {
+namespace {
+
+using nlohmann::json;
+
+template <class Read>
+auto result_of(const std::string& answer, const char* command, Read read) {
+  try {
+    auto parsed = json::parse(answer);
+    if (auto error = parsed.find("error"); error != parsed.end())
+      throw failure("backend_refused", std::string{command} + ": QEMU says: " + error->value("desc", "no reason given"));
+    return read(parsed.at("return"));
+  } catch (const json::exception& e) {
+    throw failure("internal", std::string{command} + ": QEMU's answer is not understood: " + e.what());
+  }
+}
+
+} // namespace
+
+memory_devices read_memory_devices(const std::string& answer) {
+  return result_of(answer, "query-memory-devices", [](const json& devices) {
+    memory_devices out;
+    for (const auto& device : devices) {
+      const auto& data = device.at("data");
+      auto id = data.value("id", "");
+      if (device.at("type") == "virtio-mem" && id == virtio_mem_alias) {
+        out.virtio_mem = true;
+        out.virtio_mem_size_bytes = data.at("size").get<std::uint64_t>();
+        out.virtio_mem_requested_bytes = data.at("requested-size").get<std::uint64_t>();
+      } else if (device.at("type") == "dimm" && !dimm_of_alias(id).empty()) {
+        v1::Dimm dimm;
+        dimm.set_id(dimm_of_alias(id));
+        dimm.set_size_bytes(data.at("size").get<std::uint64_t>());
+        dimm.set_address(data.at("addr").get<std::uint64_t>());
+        out.dimms.push_back(std::move(dimm));
+      }
+    }
+    return out;
+  });
+}
+
+std::uint64_t read_boot_bytes(const std::string& answer) {
+  return result_of(answer, "query-memory-size-summary",
+                   [](const json& summary) { return summary.at("base-memory").get<std::uint64_t>(); });
+}
+
+std::uint32_t read_plugged_vcpus(const std::string& answer) {
+  return result_of(answer, "query-hotpluggable-cpus", [](const json& slots) {
+    std::uint32_t count = 0;
+    for (const auto& slot : slots)
+      if (slot.contains("qom-path"))
+        count += slot.value("vcpus-count", 1u);
+    return count;
+  });
+}
+
+} // namespace caisson::qemu

@@ -1,0 +1,25 @@
+#pragma once
+
+/// What QEMU's monitor answers, read. Pure.
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "messages/backend.pb.h"
+
+namespace caisson::qemu {
+
+struct memory_devices {
+  std::vector<v1::Dimm> dimms;
+  bool virtio_mem = false;
+  std::uint64_t virtio_mem_size_bytes = 0;       ///< what the guest has taken
+  std::uint64_t virtio_mem_requested_bytes = 0;
+};
+
+// Each throws failure (backend_refused) with QEMU's own words for an error answer, (internal) for what does not parse.
+memory_devices read_memory_devices(const std::string& query_memory_devices);
+std::uint64_t read_boot_bytes(const std::string& query_memory_size_summary);
+std::uint32_t read_plugged_vcpus(const std::string& query_hotpluggable_cpus);
+
+} // namespace caisson::qemu
