@@ -134,6 +134,8 @@ caf::result<v1::HotplugOutcome> on_target(self_ptr self, const v1::SetMemoryTarg
   change c;
   c.operation_id = m.operation_id();
   c.target = std::get<settled_target>(std::move(settled));
+  c.plan.set_memory_asked_bytes(c.target.asked_bytes);
+  c.plan.set_memory_target_bytes(c.target.used_bytes);
   c.deadline = self->clock().now() + (m.deadline_ms() > 0 ? milliseconds{m.deadline_ms()} : st.set.operation_timeout);
   c.former_target_bytes = st.book.target_bytes();
   st.book.accept(c.target.used_bytes);

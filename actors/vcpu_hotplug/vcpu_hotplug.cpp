@@ -181,6 +181,7 @@ caf::result<v1::HotplugOutcome> on_target(self_ptr self, const v1::SetVcpuTarget
   change c;
   c.operation_id = m.operation_id();
   c.target = m.target();
+  c.plan.set_vcpus_target(m.target());
   c.deadline = self->clock().now() + (m.deadline_ms() > 0 ? milliseconds{m.deadline_ms()} : st.set.operation_timeout);
   c.former_target = st.now.target();
   st.now.set_target(m.target());

@@ -234,6 +234,7 @@ TEST(memory_plan, random_sequences_keep_the_model) {
   std::ostringstream said;
   rc::detail::printResultMessage(result, said);
   EXPECT_TRUE(result.template is<rc::detail::SuccessResult>()) << said.str();
+  EXPECT_EQ(result.template get<rc::detail::SuccessResult>().numSuccess, runs());
 }
 
 /// The subset sum against trying every subset.
