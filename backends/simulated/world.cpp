@@ -68,11 +68,22 @@ world::user_id world::attach(world_user user) {
 
 void world::detach(user_id user) {
   std::lock_guard lock{mutex_};
+  forget_user(user);
+}
+
+void world::detach_all() {
+  std::lock_guard lock{mutex_};
+  while (!users_.empty())
+    forget_user(users_.begin()->first);
+}
+
+void world::forget_user(user_id user) {
   users_.erase(user);
   std::vector<std::uint64_t> forgotten;
   for (auto& [tag, v] : verbs_)
     if (v.user == user)
       forgotten.push_back(tag);
+  std::sort(forgotten.begin(), forgotten.end());
   for (const auto tag : forgotten) {
     auto& v = verbs_.at(tag);
     v.user = 0;

@@ -92,6 +92,8 @@ public:
   [[nodiscard]] machine_picture look(const std::string& id) const;
   void kill_vmm(const std::string& id, const std::string& how = "killed by signal 9");
   void panic_guest(const std::string& id);
+  /// As if the processes of all users had been killed: nothing that they do reaches the world any more.
+  void detach_all();
   /// Verbs that are not at their end: unanswered, or answered "unknown" and still to take effect.
   [[nodiscard]] std::size_t verbs_under_way() const;
   [[nodiscard]] std::size_t connections() const;
@@ -125,6 +127,7 @@ private:
   enum class fate { normal, refused, lost, late, dies_before, dies_after };
 
   void enter(user_id user);
+  void forget_user(user_id user);
   void wake_users();
   fate draw_fate(const v1::BackendCall& call);
   void take_effect(std::uint64_t tag, const v1::BackendCall& call, fate how, bool panics);

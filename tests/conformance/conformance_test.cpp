@@ -99,6 +99,14 @@ struct conformance : ::testing::TestWithParam<kind> {
 
 template <class T> ec code(const reply<T>& r) { return r ? ec::none : code_of(r.error); }
 
+// What cannot be done is refused for a reason of the VMM's or the caller's, and is no loss and no death.
+template <class T> ::testing::AssertionResult refused(const reply<T>& r) {
+  const auto c = code(r);
+  if (c == ec::backend_refused || c == ec::unsupported || c == ec::out_of_range)
+    return ::testing::AssertionSuccess();
+  return ::testing::AssertionFailure() << r.text();
+}
+
 TEST_P(conformance, says_what_it_can_do) {
   EXPECT_EQ(capabilities.backend(), GetParam().line);
   EXPECT_EQ(capabilities.architecture(), "x86_64");
@@ -225,12 +233,12 @@ TEST_P(conformance, memory_in_both_directions) {
     const auto same = plug(b, id, "dimm0", part);
     ASSERT_TRUE(same) << same.text();
     EXPECT_EQ(same->plugged_bytes(), part) << "a DIMM that is there was plugged again";
-    EXPECT_EQ(code(plug(b, id, "odd", capabilities.dimm_block_bytes() / 2)), ec::backend_refused);
-    EXPECT_EQ(code(plug(b, id, "large", 4 * part)), ec::backend_refused) << "more than the VM's maximum";
+    EXPECT_TRUE(refused(plug(b, id, "odd", capabilities.dimm_block_bytes() / 2)));
+    EXPECT_TRUE(refused(plug(b, id, "large", 4 * part))) << "more than the VM's maximum";
     const auto two = plug(b, id, "dimm1", part);
     ASSERT_TRUE(two) << two.text();
     EXPECT_EQ(two->plugged_bytes(), 2 * part);
-    EXPECT_EQ(code(plug(b, id, "dimm2", part)), ec::backend_refused) << "there are two slots";
+    EXPECT_TRUE(refused(plug(b, id, "dimm2", part))) << "there are two slots";
     EXPECT_EQ(on->inspect(b, id)->plugged_bytes(), 2 * part) << "a refused step changed something";
     ASSERT_TRUE(guest->await_memory(total + 2 * part, 0, std::chrono::seconds{60}));
 
@@ -256,8 +264,8 @@ TEST_P(conformance, memory_in_both_directions) {
     ASSERT_TRUE(reused) << "a slot that was left is free again: " << reused.text();
   } else {
     const auto granule = capabilities.virtio_mem_granule_bytes();
-    EXPECT_EQ(code(request(b, id, granule / 2)), ec::backend_refused);
-    EXPECT_EQ(code(request(b, id, 3 * part + granule)), ec::backend_refused) << "more than the VM's maximum";
+    EXPECT_TRUE(refused(request(b, id, granule / 2)));
+    EXPECT_TRUE(refused(request(b, id, 3 * part + granule))) << "more than the VM's maximum";
     EXPECT_EQ(on->inspect(b, id)->virtio_mem_requested_bytes(), 0u) << "a refused step changed something";
     for (const auto wanted : {granule, part, 3 * part}) {
       const auto asked = request(b, id, wanted);
@@ -298,7 +306,7 @@ TEST_P(conformance, processors_in_both_directions) {
   ASSERT_TRUE(guest) << "the guest's agent did not answer";
   if (!capabilities.vcpu_plug())
     return;
-  EXPECT_EQ(code(vcpus(b, id, 4)), ec::backend_refused) << "more than the VM's maximum";
+  EXPECT_TRUE(refused(vcpus(b, id, 4))) << "more than the VM's maximum";
   const auto more = vcpus(b, id, 3);
   ASSERT_TRUE(more) << more.text();
   EXPECT_EQ(more->plugged_vcpus(), 3u);
