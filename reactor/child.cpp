@@ -17,7 +17,7 @@
 namespace caisson::reactor {
 namespace {
 
-constexpr int first_borrowed_fd = 200;  // copies stand above every number that a child may ask for
+constexpr int first_borrowed_fd = 200; // copies stand above every number that a child may ask for
 
 class descriptor_copies {
 public:
@@ -84,7 +84,8 @@ std::vector<std::string> variables_of(const program& what) {
   for (char** v = environ; v && *v; ++v) {
     std::string_view ours{*v};
     auto name = ours.substr(0, ours.find('=') + 1);
-    if (std::none_of(what.environment.begin(), what.environment.end(), [&](const auto& e) { return e.starts_with(name); }))
+    if (std::none_of(what.environment.begin(), what.environment.end(),
+                     [&](const auto& e) { return e.starts_with(name); }))
       out.emplace_back(ours);
   }
   return out;
@@ -107,8 +108,9 @@ exit_status reap(int pidfd) {
 
 class child_watch final : public open_thing {
 public:
-  child_watch(std::shared_ptr<core> on, std::shared_ptr<child> process, int pidfd, std::function<void(exit_status)> on_exit)
-    : core_(std::move(on)), process_(std::move(process)), fd_(core_->io, pidfd), on_exit_(std::move(on_exit)) {}
+  child_watch(std::shared_ptr<core> on, std::shared_ptr<child> process, int pidfd,
+              std::function<void(exit_status)> on_exit)
+      : core_(std::move(on)), process_(std::move(process)), fd_(core_->io, pidfd), on_exit_(std::move(on_exit)) {}
 
   void begin() {
     if (core_->ending)
@@ -183,7 +185,7 @@ child::child(pid_t pid, int pidfd) : pid_(pid), pidfd_(pidfd), start_ticks_(star
 child::~child() {
   if (pidfd_ < 0)
     return;
-  reap(pidfd_);  // for a reactor that has ended before the process did
+  reap(pidfd_); // for a reactor that has ended before the process did
   ::close(pidfd_);
 }
 
@@ -206,7 +208,8 @@ bool child::await_exit(std::chrono::milliseconds at_most) const {
   }
 }
 
-std::shared_ptr<child> reactor::start(const program& what, std::function<void(exit_status)> on_exit, std::string& error) {
+std::shared_ptr<child> reactor::start(const program& what, std::function<void(exit_status)> on_exit,
+                                      std::string& error) {
   spawn_plan plan;
   descriptor_copies copies;
   int rc = plan_descriptors(what, copies, plan.actions);

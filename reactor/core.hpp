@@ -33,18 +33,18 @@ public:
   void shut_down(); // on the thread
 
   bool on_thread() const { return std::this_thread::get_id() == thread_id; }
-  bool post(std::function<void()> work);  // false: dropped, the end has come
+  bool post(std::function<void()> work); // false: dropped, the end has come
   void enlist(const std::shared_ptr<open_thing>& thing) { things_.insert(thing); }
   void dismiss(const std::shared_ptr<open_thing>& thing) { things_.erase(thing); }
 
   asio::io_context io{1};
-  std::array<std::byte, read_turn_bytes> read_buffer;  // one for all pipes: reads are turns of one thread
+  std::array<std::byte, read_turn_bytes> read_buffer; // one for all pipes: reads are turns of one thread
   std::atomic<bool> ending{false};
   std::thread::id thread_id;
 
 private:
   asio::executor_work_guard<asio::io_context::executor_type> guard_{io.get_executor()};
-  std::mutex mutex_;  // orders post() and the end
+  std::mutex mutex_; // orders post() and the end
   std::set<std::shared_ptr<open_thing>> things_;
   std::function<void(std::string_view)> log_;
 };

@@ -33,8 +33,8 @@ int connect_unix(const std::string& endpoint, std::string_view path, std::string
   }
   if (path.size() > longest_socket_path_bytes) {
     error = says(endpoint, "the socket's path is " + std::to_string(path.size()) + " bytes long, the system takes " +
-                             std::to_string(longest_socket_path_bytes) +
-                             " at most; choose a shorter directory for sockets (--run-dir)");
+                               std::to_string(longest_socket_path_bytes) +
+                               " at most; choose a shorter directory for sockets (--run-dir)");
     return -1;
   }
   path.copy(address.sun_path, path.size());
@@ -45,11 +45,12 @@ int connect_unix(const std::string& endpoint, std::string_view path, std::string
   int number = errno;
   if (fd >= 0)
     ::close(fd);
-  error = says(endpoint, std::string{"cannot connect: "} + (number == EAGAIN ? "its listener's queue is full" : std::strerror(number)) +
-                           (number == ENOENT         ? "; whoever makes this socket has not made it yet, or has ended"
-                            : number == ECONNREFUSED ? "; nobody listens there any more"
-                            : number == EACCES       ? "; this user may not open it"
-                                                     : ""));
+  error = says(endpoint, std::string{"cannot connect: "} +
+                             (number == EAGAIN ? "its listener's queue is full" : std::strerror(number)) +
+                             (number == ENOENT         ? "; whoever makes this socket has not made it yet, or has ended"
+                              : number == ECONNREFUSED ? "; nobody listens there any more"
+                              : number == EACCES       ? "; this user may not open it"
+                                                       : ""));
   return -1;
 }
 
@@ -57,8 +58,8 @@ int connect_unix(const std::string& endpoint, std::string_view path, std::string
 class hybrid_opening final : public open_thing {
 public:
   hybrid_opening(std::shared_ptr<core> on, std::string endpoint, std::uint32_t port, int fd, done_function done)
-    : core_(std::move(on)), endpoint_(std::move(endpoint)), port_(port), fd_(core_->io, fd), timer_(core_->io),
-      done_(std::move(done)) {}
+      : core_(std::move(on)), endpoint_(std::move(endpoint)), port_(port), fd_(core_->io, fd), timer_(core_->io),
+        done_(std::move(done)) {}
 
   std::shared_ptr<hybrid_opening> self() { return std::static_pointer_cast<hybrid_opening>(shared_from_this()); }
 
@@ -152,7 +153,8 @@ void open_endpoint(const std::shared_ptr<core>& on, const std::string& endpoint,
   }
   if (text.starts_with(hybrid_prefix)) {
     auto colon = text.rfind(':');
-    auto path = colon < hybrid_prefix.size() ? std::string_view{} : text.substr(hybrid_prefix.size(), colon - hybrid_prefix.size());
+    auto path = colon < hybrid_prefix.size() ? std::string_view{}
+                                             : text.substr(hybrid_prefix.size(), colon - hybrid_prefix.size());
     auto port = parse_port(text.substr(colon + 1));
     if (path.empty() || !port)
       return done(nullptr, says(endpoint, "expected hybrid-vsock:PATH:PORT"));
@@ -161,7 +163,8 @@ void open_endpoint(const std::shared_ptr<core>& on, const std::string& endpoint,
       return done(nullptr, error);
     return std::make_shared<hybrid_opening>(on, endpoint, *port, fd, std::move(done))->begin();
   }
-  done(nullptr, says(endpoint, "expected unix:PATH or hybrid-vsock:PATH:PORT; other channels are opened by their backend"));
+  done(nullptr,
+       says(endpoint, "expected unix:PATH or hybrid-vsock:PATH:PORT; other channels are opened by their backend"));
 }
 
 } // namespace caisson::reactor

@@ -121,7 +121,8 @@ private:
   void write_turn() {
     for (std::size_t taken = 0; !queue_.empty() && taken < write_turn_bytes;) {
       auto& front = queue_.front();
-      auto n = ::send(fd_.native_handle(), front.data() + front_at_, front.size() - front_at_, MSG_DONTWAIT | MSG_NOSIGNAL);
+      auto n =
+          ::send(fd_.native_handle(), front.data() + front_at_, front.size() - front_at_, MSG_DONTWAIT | MSG_NOSIGNAL);
       if (n < 0 && (errno == EAGAIN || errno == EINTR))
         break;
       if (n < 0)
@@ -208,7 +209,7 @@ public:
   void close() override {
     if (core_->on_thread())
       to_->close();
-    else  // an owner that ends elsewhere; after the reactor's end there is nothing left to close
+    else // an owner that ends elsewhere; after the reactor's end there is nothing left to close
       core_->post([to = to_] { to->close(); });
   }
 

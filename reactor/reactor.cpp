@@ -49,7 +49,7 @@ void core::shut_down() {
 }
 
 timer_state::timer_state(std::shared_ptr<core> on, std::function<void()> work)
-  : core_(std::move(on)), timer_(core_->io), work_(std::move(work)) {}
+    : core_(std::move(on)), timer_(core_->io), work_(std::move(work)) {}
 
 void timer_state::arm(std::chrono::steady_clock::time_point at) {
   if (cancelled_ || core_->ending)
@@ -117,7 +117,7 @@ std::thread start_without_signals(const std::shared_ptr<core>& on) {
 } // namespace
 
 reactor::reactor(std::function<void(std::string_view)> log)
-  : core_(std::make_shared<core>(std::move(log))), thread_(start_without_signals(core_)) {}
+    : core_(std::make_shared<core>(std::move(log))), thread_(start_without_signals(core_)) {}
 
 reactor::~reactor() {
   if (on_thread()) {

@@ -5,8 +5,9 @@
 /// caf::anon_send. Without events the thread sleeps: there is no tick.
 ///
 /// Life. The destructor ends everything that is still open: pipes get on_closed(operation_canceled), open() answers
-/// null, timers and on_exit callbacks are dropped; then it joins the thread (it is destroyed on any thread but its own). Handles (pipes, timers, children) may
-/// outlive the reactor and are inert then. Functions posted after that are dropped.
+/// null, timers and on_exit callbacks are dropped; then it joins the thread (it is destroyed on any thread but its
+/// own). Handles (pipes, timers, children) may outlive the reactor and are inert then. Functions posted after that are
+/// dropped.
 
 #include <sys/types.h>
 
@@ -49,19 +50,20 @@ private:
   std::shared_ptr<timer_state> state_;
 };
 
-/// What to start and with which descriptors. Everything else is closed in the child, its session is its own, its signals
-/// have their defaults.
+/// What to start and with which descriptors. Everything else is closed in the child, its session is its own, its
+/// signals have their defaults.
 struct program {
   std::string path;
-  std::vector<std::string> arguments;             ///< without the program's own name
-  std::vector<std::string> environment;           ///< "NAME=value", in addition to this process's own
-  std::vector<std::pair<int, int>> descriptors;   ///< ours (borrowed during start), the child's; 0, 1, 2 default to /dev/null
+  std::vector<std::string> arguments;   ///< without the program's own name
+  std::vector<std::string> environment; ///< "NAME=value", in addition to this process's own
+  std::vector<std::pair<int, int>>
+      descriptors; ///< ours (borrowed during start), the child's; 0, 1, 2 default to /dev/null
 };
 
 struct exit_status {
-  bool known = false;     ///< false: no child of this program, or something else in it has reaped it
+  bool known = false; ///< false: no child of this program, or something else in it has reaped it
   bool signalled = false;
-  int code = 0;           ///< exit status, or the signal
+  int code = 0; ///< exit status, or the signal
   /// "exited with status 3", "was killed by signal 9 (Killed)"
   std::string text() const;
 };
@@ -100,9 +102,10 @@ public:
   void post(std::function<void()> work) override;
   bool on_thread() const;
 
-  /// "unix:PATH" connects; "hybrid-vsock:PATH:PORT" connects, sends "CONNECT PORT\n" and waits up to 10 s for "OK ...\n".
-  /// No retry: the caller knows how long it makes sense. Thread safe.
-  void open(const std::string& endpoint, std::function<void(std::unique_ptr<byte_pipe>, std::string error)> done) override;
+  /// "unix:PATH" connects; "hybrid-vsock:PATH:PORT" connects, sends "CONNECT PORT\n" and waits up to 10 s for "OK
+  /// ...\n". No retry: the caller knows how long it makes sense. Thread safe.
+  void open(const std::string& endpoint,
+            std::function<void(std::unique_ptr<byte_pipe>, std::string error)> done) override;
   executor& runs_on() override { return *this; }
 
   /// A connected stream socket becomes a pipe; the descriptor is taken over. On the reactor's thread. on_closed's code
@@ -112,11 +115,12 @@ public:
   /// Runs `work` once, after that time. Thread safe.
   [[nodiscard]] timer after(std::chrono::milliseconds delay, std::function<void()> work);
 
-  /// posix_spawn; `on_exit` runs once on the reactor's thread. Thread safe. Null and `error` where it cannot be started.
+  /// posix_spawn; `on_exit` runs once on the reactor's thread. Thread safe. Null and `error` where it cannot be
+  /// started.
   std::shared_ptr<child> start(const program& what, std::function<void(exit_status)> on_exit, std::string& error);
 
-  /// The same for a process that somebody else has started, named by pid and start ticks; on_exit's status is unknown then.
-  /// Null: there is no such process (any more).
+  /// The same for a process that somebody else has started, named by pid and start ticks; on_exit's status is unknown
+  /// then. Null: there is no such process (any more).
   std::shared_ptr<child> watch(pid_t pid, std::uint64_t start_ticks, std::function<void(exit_status)> on_exit);
 
 private:

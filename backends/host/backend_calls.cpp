@@ -41,8 +41,9 @@ void backend_process::take_call(v1::BackendCall call, answer_function answer) {
   auto deadline_ms = deadline_ms_of(call);
   set_deadline_ms(call, deadline_ms);
   if (call.ByteSizeLong() > max_message_bytes)
-    return answer(failure("invalid_argument", name_of(call) + ": the request is " + std::to_string(call.ByteSizeLong()) +
-                                                " bytes long, a backend takes at most 1 MiB"));
+    return answer(failure("invalid_argument", name_of(call) + ": the request is " +
+                                                  std::to_string(call.ByteSizeLong()) +
+                                                  " bytes long, a backend takes at most 1 MiB"));
   std::chrono::milliseconds wait{deadline_ms};
   auto& kept = calls_[id];
   kept.call = std::move(call);
@@ -74,12 +75,14 @@ void backend_process::at_deadline(std::uint64_t id) {
   auto& kept = at->second;
   auto name = name_of(kept.call);
   if (!kept.sent)
-    return finish(id, failure("backend_lost", name + ": backend " + settings_.name +
-                                                " has had no process that could take it within the deadline; it was not done"));
+    return finish(
+        id, failure("backend_lost", name + ": backend " + settings_.name +
+                                        " has had no process that could take it within the deadline; it was not done"));
   if (auto answer = std::exchange(kept.answer, {})) {
     kept.overdue = reactor_.after(settings_.grace, [this, id] { at_deadline(id); });
     return answer(failure("outcome_unknown", name + ": no answer from " + who() + " within " +
-                                               std::to_string(deadline_ms_of(kept.call)) + " ms" + std::string{unknown_text}));
+                                                 std::to_string(deadline_ms_of(kept.call)) + " ms" +
+                                                 std::string{unknown_text}));
   }
   calls_.erase(at);
   ask_for_sign_of_life();
@@ -105,8 +108,10 @@ void backend_process::ask_for_sign_of_life() {
   if (auto frame = to_frame(ask))
     pipe_->write(bytes_of(*frame));
   life_timer_ = reactor_.after(settings_.sign_of_life_within, [this] {
-    give_up("backend_lost", who() + " has left a call unanswered and gives no sign of life either: it was killed and is started "
-                            "again (its VMs live on)", true);
+    give_up("backend_lost",
+            who() + " has left a call unanswered and gives no sign of life either: it was killed and is started "
+                    "again (its VMs live on)",
+            true);
   });
 }
 
@@ -127,15 +132,19 @@ void backend_process::heard(std::span<const std::byte> bytes) {
 
 void backend_process::take(const v1::BackendSays& says) {
   switch (says.what_case()) {
-  case v1::BackendSays::kReady: return take_ready(says.ready());
-  case v1::BackendSays::kAnswer: return take_answer(says.answer());
-  case v1::BackendSays::kEvent: return tell(says.event());
+  case v1::BackendSays::kReady:
+    return take_ready(says.ready());
+  case v1::BackendSays::kAnswer:
+    return take_answer(says.answer());
+  case v1::BackendSays::kEvent:
+    return tell(says.event());
   case v1::BackendSays::kLogLine:
     // Through the same bounds as what it writes to its standard error: the process is not trusted to keep them.
     if (lines_)
       lines_->feed(bytes_of(says.log_line() + "\n"));
     return;
-  case v1::BackendSays::WHAT_NOT_SET: return;  // a newer backend's news
+  case v1::BackendSays::WHAT_NOT_SET:
+    return; // a newer backend's news
   }
 }
 
@@ -143,7 +152,8 @@ void backend_process::take_answer(const v1::BackendAnswer& answer) {
   if (answer.id() != sign_of_life_id_ || sign_of_life_id_ == 0)
     return finish(answer.id(), answer);
   // "I do not know, my library is silent" is no sign of life.
-  if (answer.has_error() && (answer.error().code() == "outcome_unknown" || answer.error().code() == "deadline_exceeded"))
+  if (answer.has_error() &&
+      (answer.error().code() == "outcome_unknown" || answer.error().code() == "deadline_exceeded"))
     return;
   life_timer_.cancel();
   sign_of_life_id_ = 0;
@@ -172,8 +182,9 @@ void backend_process::answer_lost(const std::string& code, const std::string& wh
     if (!kept.sent && !also_unsent)
       return false;
     auto text = name_of(kept.call) + ": " + why;
-    answers.emplace_back(std::move(kept.answer),
-                         kept.sent ? failure("outcome_unknown", text + std::string{unknown_text}) : failure(code, text));
+    answers.emplace_back(std::move(kept.answer), kept.sent
+                                                     ? failure("outcome_unknown", text + std::string{unknown_text})
+                                                     : failure(code, text));
     return true;
   });
   for (auto& [answer, with] : answers)

@@ -36,7 +36,7 @@ struct socket_pair {
 } // namespace
 
 backend_process::backend_process(reactor::reactor& on, process_settings settings)
-  : reactor_(on), settings_(std::move(settings)), next_pause_(settings_.shortest_pause) {}
+    : reactor_(on), settings_(std::move(settings)), next_pause_(settings_.shortest_pause) {}
 
 void backend_process::post(std::function<void()> work) {
   std::lock_guard lock{end_mutex_};
@@ -88,8 +88,11 @@ void backend_process::start() {
   log("killing process " + std::to_string(pid) + ", left behind by an earlier engine (its VMs live on)");
   stale->kill(SIGKILL);
   phase_timer_ = reactor_.after(stale_gone_within, [this, pid] {
-    give_up("backend_lost", "process " + std::to_string(pid) + " of an earlier engine still holds the backend's directories and "
-                            "does not end, although it was killed; see why the system keeps it (ps -o stat,wchan)", true);
+    give_up("backend_lost",
+            "process " + std::to_string(pid) +
+                " of an earlier engine still holds the backend's directories and "
+                "does not end, although it was killed; see why the system keeps it (ps -o stat,wchan)",
+            true);
   });
 }
 
@@ -99,28 +102,39 @@ void backend_process::spawn() {
   ++generation_;
   frames_ = {};
   lines_ = std::make_unique<line_reader>([this](std::string_view line) { log(std::string{line}); });
-  reactor::program what{settings_.program, settings_.arguments, {},
+  reactor::program what{settings_.program,
+                        settings_.arguments,
+                        {},
                         {{output.fds[1], 1}, {output.fds[1], 2}, {protocol.fds[1], protocol_fd}}};
   std::string error;
   std::error_code ignored;
   if (protocol.fds[1] < 0 || output.fds[1] < 0)
-    return give_up("host_resources", std::string{"no socket for the backend's process: "} + std::strerror(errno) +
-                                       "; raise the limit of open files (ulimit -n)", true);
-  child_ = reactor_.start(what, [weak = weak_from_this(), generation = generation_](auto status) {
-    if (auto self = weak.lock())
-      self->exited(generation, status);
-  }, error);
+    return give_up("host_resources",
+                   std::string{"no socket for the backend's process: "} + std::strerror(errno) +
+                       "; raise the limit of open files (ulimit -n)",
+                   true);
+  child_ = reactor_.start(
+      what,
+      [weak = weak_from_this(), generation = generation_](auto status) {
+        if (auto self = weak.lock())
+          self->exited(generation, status);
+      },
+      error);
   if (!child_)
-    return give_up("host_missing", error + "; it is the process of backend " + settings_.name +
-                                     " and stands beside the engine's own programs: build it, install its package, or choose "
-                                     "another hypervisor", true);
+    return give_up("host_missing",
+                   error + "; it is the process of backend " + settings_.name +
+                       " and stands beside the engine's own programs: build it, install its package, or choose "
+                       "another hypervisor",
+                   true);
   exited_ = false;
   socket_closed_ = false;
   write_pid_file();
   open_pipes(protocol.take_ours(), output.take_ours());
   phase_timer_ = reactor_.after(settings_.ready_within, [this] {
-    give_up("backend_lost", who() + " has not said that it is ready within " +
-                              std::to_string(settings_.ready_within.count()) + " ms; its last lines are in the engine's log", true);
+    give_up("backend_lost",
+            who() + " has not said that it is ready within " + std::to_string(settings_.ready_within.count()) +
+                " ms; its last lines are in the engine's log",
+            true);
   });
 }
 
@@ -141,16 +155,19 @@ void backend_process::open_pipes(int protocol, int output) {
                     if (auto self = weak.lock())
                       self->lines_->feed(bytes);
                   },
-                  {}, {}});
+                  {},
+                  {}});
 }
 
 void backend_process::take_ready(const v1::BackendReady& ready) {
   if (state_ != state::starting)
     return;
   if (ready.contract_version() != wire_contract_version)
-    return give_up("backend_lost", settings_.program + " speaks version " + std::to_string(ready.contract_version()) +
-                                     " of the backend contract, this engine version " + std::to_string(wire_contract_version) +
-                                     "; install the two from one build", true);
+    return give_up("backend_lost",
+                   settings_.program + " speaks version " + std::to_string(ready.contract_version()) +
+                       " of the backend contract, this engine version " + std::to_string(wire_contract_version) +
+                       "; install the two from one build",
+                   true);
   phase_timer_.cancel();
   state_ = state::ready;
   was_ready_ = true;

@@ -19,16 +19,17 @@ process_settings settings_for(const std::string& name, const backends::environme
   process_settings out;
   out.name = name;
   out.program = e.program_directory + "/caisson-backend-" + name;
-  out.arguments = {"--state", e.state_directory, "--run", e.run_directory, "--cache", e.cache_directory, "--log", e.log_directory};
+  out.arguments = {"--state", e.state_directory, "--run", e.run_directory,
+                   "--cache", e.cache_directory, "--log", e.log_directory};
   out.pid_file = e.run_directory + "/caisson-backend-" + name + ".pid";
   out.log = e.log;
   return out;
 }
 
 provider::provider(const backends::environment& e, process_settings settings)
-  : own_reactor_(reactor_of(e) ? nullptr : std::make_unique<reactor::reactor>(e.log)), system_(*e.system),
-    channels_(e.channels ? e.channels : own_reactor_.get()),
-    process_(std::make_shared<backend_process>(own_reactor_ ? *own_reactor_ : *reactor_of(e), std::move(settings))) {}
+    : own_reactor_(reactor_of(e) ? nullptr : std::make_unique<reactor::reactor>(e.log)), system_(*e.system),
+      channels_(e.channels ? e.channels : own_reactor_.get()),
+      process_(std::make_shared<backend_process>(own_reactor_ ? *own_reactor_ : *reactor_of(e), std::move(settings))) {}
 
 provider::~provider() {
   process_->shut_down(end_within);

@@ -10,7 +10,8 @@
 
 namespace caisson::host {
 
-/// What a line named `name` runs as in this environment: PROGRAM_DIRECTORY/caisson-backend-NAME with the four directories.
+/// What a line named `name` runs as in this environment: PROGRAM_DIRECTORY/caisson-backend-NAME with the four
+/// directories.
 process_settings settings_for(const std::string& name, const backends::environment& e);
 
 /// Starts the program when its first verb is sent. Its destructor ends the process and waits for that (a few

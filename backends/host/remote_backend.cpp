@@ -25,7 +25,8 @@ template <> const v1::VmList* result_in(const v1::BackendAnswer& answer) {
 // A backend in another language fills in a code and a text; the rest of the row is ours.
 caf::error error_in(const v1::BackendAnswer& answer, const std::string& what) {
   if (!answer.has_error())
-    return make_error(ec::backend_refused, what + ": the backend has answered with something that is no answer to this verb");
+    return make_error(ec::backend_refused,
+                      what + ": the backend has answered with something that is no answer to this verb");
   const auto* known = row_by_name(answer.error().code());
   auto error = error_message(known ? known->code : ec::backend_refused, answer.error().text());
   *error.mutable_console_tail() = answer.error().console_tail();
@@ -38,12 +39,13 @@ template <class Result> caf::result<Result> submit(self_ptr self, v1::BackendCal
   auto promise = self->template make_response_promise<Result>();
   auto sandbox = sandbox_of(call);
   auto what = std::string{verb_name(call)} + (sandbox.empty() ? "" : " of sandbox " + sandbox);
-  state.open.emplace(tag, remote_backend_state::open_call{what, [promise, what](const v1::BackendAnswer& answer) mutable {
-                       if (const auto* result = result_in<Result>(answer))
-                         promise.deliver(*result);
-                       else
-                         promise.deliver(error_in(answer, what));
-                     }});
+  state.open.emplace(tag,
+                     remote_backend_state::open_call{what, [promise, what](const v1::BackendAnswer& answer) mutable {
+                                                       if (const auto* result = result_in<Result>(answer))
+                                                         promise.deliver(*result);
+                                                       else
+                                                         promise.deliver(error_in(answer, what));
+                                                     }});
   auto me = caf::actor_cast<remote_backend_actor>(self);
   state.process->call(std::move(call), [me, tag](v1::BackendAnswer answer) {
     answer.set_id(tag);
@@ -61,7 +63,8 @@ void remote_backend_state::reply(std::uint64_t tag, const v1::BackendAnswer& wit
 
 remote_backend_state::~remote_backend_state() {
   while (!open.empty())
-    reply(open.begin()->first, failure("backend_lost", open.begin()->second.what + ": this sandbox's backend actor has ended"));
+    reply(open.begin()->first,
+          failure("backend_lost", open.begin()->second.what + ": this sandbox's backend actor has ended"));
   if (process)
     process->unlisten(ticket);
 }
@@ -71,9 +74,8 @@ remote_backend_actor::behavior_type remote_backend(self_ptr self, std::shared_pt
   self->state.process = std::move(process);
   self->state.ticket = ++last_ticket;
   if (listener)
-    self->state.process->listen(self->state.ticket, std::move(sandbox_id), [listener](const v1::VmEvent& event) {
-      caf::anon_send(listener, event);
-    });
+    self->state.process->listen(self->state.ticket, std::move(sandbox_id),
+                                [listener](const v1::VmEvent& event) { caf::anon_send(listener, event); });
   return {
       [self](const v1::DescribeBackend& m) {
         v1::BackendCall call;

@@ -1,7 +1,8 @@
 #pragma once
 
-/// The backend actor of one sandbox whose backend lives in a process of its own: a verb becomes a call, the call's answer
-/// becomes the reply. Deadlines are backend_process's: a timer of the actor's own would keep it alive after its owner.
+/// The backend actor of one sandbox whose backend lives in a process of its own: a verb becomes a call, the call's
+/// answer becomes the reply. Deadlines are backend_process's: a timer of the actor's own would keep it alive after its
+/// owner.
 
 #include <map>
 #include <memory>
@@ -19,7 +20,7 @@ struct remote_backend_state {
 
   /// Gives the reply to whoever has asked.
   struct open_call {
-    std::string what;  ///< "create of sandbox a"
+    std::string what; ///< "create of sandbox a"
     std::function<void(const v1::BackendAnswer&)> reply;
   };
 
@@ -27,7 +28,7 @@ struct remote_backend_state {
   void reply(std::uint64_t tag, const v1::BackendAnswer& with);
 
   std::shared_ptr<backend_process> process;
-  std::uint64_t ticket = 0;  ///< of the listener
+  std::uint64_t ticket = 0; ///< of the listener
   std::uint64_t last_tag = 0;
   std::map<std::uint64_t, open_call> open;
 };

@@ -38,7 +38,8 @@ public:
       if (!says.has_answer())
         return;
       v1::BackendSays instead;
-      *instead.mutable_answer() = failure("internal", "the answer is larger than 1 MiB, the most that one message may hold");
+      *instead.mutable_answer() =
+          failure("internal", "the answer is larger than 1 MiB, the most that one message may hold");
       instead.mutable_answer()->set_id(says.answer().id());
       frame = to_frame(instead);
     }
@@ -124,7 +125,7 @@ private:
 class open_call {
 public:
   open_call(std::shared_ptr<outbox> out, std::uint64_t id, std::string what)
-    : out_(std::move(out)), id_(id), what_(std::move(what)) {}
+      : out_(std::move(out)), id_(id), what_(std::move(what)) {}
   open_call(const open_call&) = delete;
   open_call& operator=(const open_call&) = delete;
   ~open_call() { answer(failure("internal", what_ + ": the backend has dropped the call without an answer")); }
@@ -156,7 +157,7 @@ bool take_call(std::string_view bytes, driver& to, const std::shared_ptr<outbox>
   auto open = std::make_shared<open_call>(out, call.id(), what);
   if (call.verb_case() == v1::BackendCall::VERB_NOT_SET) {
     open->answer(failure("unsupported", "the call has no verb that this backend knows (contract version " +
-                                          std::to_string(wire_contract_version) + ")"));
+                                            std::to_string(wire_contract_version) + ")"));
     return true;
   }
   set_deadline_ms(call, deadline_ms_of(call));
@@ -239,7 +240,8 @@ std::optional<arguments> parse_arguments(int argc, const char* const* argv, std:
     }
     *into = argv[i + 1];
   }
-  if (out.state_directory.empty() || out.run_directory.empty() || out.cache_directory.empty() || out.log_directory.empty()) {
+  if (out.state_directory.empty() || out.run_directory.empty() || out.cache_directory.empty() ||
+      out.log_directory.empty()) {
     error = std::string{argc > 0 ? argv[0] : "caisson-backend"} +
             ": one of --state DIR, --run DIR, --cache DIR, --log DIR is missing; this program is started by the engine";
     return std::nullopt;

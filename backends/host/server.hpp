@@ -25,9 +25,9 @@ namespace caisson::host {
 
 /// The four directories that the engine lends. All exist, 0700.
 struct arguments {
-  std::string state_directory;  ///< on disk
-  std::string run_directory;    ///< on a tmpfs
-  std::string cache_directory;  ///< shared by all engines of a user
+  std::string state_directory; ///< on disk
+  std::string run_directory;   ///< on a tmpfs
+  std::string cache_directory; ///< shared by all engines of a user
   std::string log_directory;
 };
 
@@ -56,12 +56,13 @@ public:
   virtual ~driver() = default;
 
   /// Once, on serve()'s thread, before any submit. Returns what the process is (contract_version may stay 0: it is
-  /// filled in); it is sent to the engine at once, so a slow library is opened later. `out` lives as long as it is kept.
+  /// filled in); it is sent to the engine at once, so a slow library is opened later. `out` lives as long as it is
+  /// kept.
   virtual v1::BackendReady start(std::shared_ptr<emitter> out) = 0;
 
-  /// On serve()'s thread, a call after another, in the order of arrival. MUST return at once (microseconds): the work is
-  /// done on the driver's own threads, so that a stalled verb delays neither `inspect` and `destroy` of the same VM nor
-  /// anything of another VM. Exactly one verb is set, deadline_ms is never 0.
+  /// On serve()'s thread, a call after another, in the order of arrival. MUST return at once (microseconds): the work
+  /// is done on the driver's own threads, so that a stalled verb delays neither `inspect` and `destroy` of the same VM
+  /// nor anything of another VM. Exactly one verb is set, deadline_ms is never 0.
   virtual void submit(v1::BackendCall call, answer_function answer) = 0;
 };
 

@@ -13,16 +13,26 @@ constexpr std::uint32_t longest_deadline_ms = 600'000;
 
 std::uint32_t asked_deadline_ms(const v1::BackendCall& call) {
   switch (call.verb_case()) {
-  case v1::BackendCall::kDescribe: return call.describe().deadline_ms();
-  case v1::BackendCall::kCreate: return call.create().deadline_ms();
-  case v1::BackendCall::kInspect: return call.inspect().deadline_ms();
-  case v1::BackendCall::kApplyMemoryStep: return call.apply_memory_step().deadline_ms();
-  case v1::BackendCall::kSetVcpus: return call.set_vcpus().deadline_ms();
-  case v1::BackendCall::kPause: return call.pause().deadline_ms();
-  case v1::BackendCall::kResume: return call.resume().deadline_ms();
-  case v1::BackendCall::kDestroy: return call.destroy().deadline_ms();
-  case v1::BackendCall::kList: return call.list().deadline_ms();
-  case v1::BackendCall::VERB_NOT_SET: break;
+  case v1::BackendCall::kDescribe:
+    return call.describe().deadline_ms();
+  case v1::BackendCall::kCreate:
+    return call.create().deadline_ms();
+  case v1::BackendCall::kInspect:
+    return call.inspect().deadline_ms();
+  case v1::BackendCall::kApplyMemoryStep:
+    return call.apply_memory_step().deadline_ms();
+  case v1::BackendCall::kSetVcpus:
+    return call.set_vcpus().deadline_ms();
+  case v1::BackendCall::kPause:
+    return call.pause().deadline_ms();
+  case v1::BackendCall::kResume:
+    return call.resume().deadline_ms();
+  case v1::BackendCall::kDestroy:
+    return call.destroy().deadline_ms();
+  case v1::BackendCall::kList:
+    return call.list().deadline_ms();
+  case v1::BackendCall::VERB_NOT_SET:
+    break;
   }
   return 0;
 }
@@ -82,30 +92,48 @@ std::optional<std::string_view> frame_reader::next() {
 
 std::string_view verb_name(const v1::BackendCall& call) {
   switch (call.verb_case()) {
-  case v1::BackendCall::kDescribe: return "describe";
-  case v1::BackendCall::kCreate: return "create";
-  case v1::BackendCall::kInspect: return "inspect";
-  case v1::BackendCall::kApplyMemoryStep: return "apply_memory_step";
-  case v1::BackendCall::kSetVcpus: return "set_vcpus";
-  case v1::BackendCall::kPause: return "pause";
-  case v1::BackendCall::kResume: return "resume";
-  case v1::BackendCall::kDestroy: return "destroy";
-  case v1::BackendCall::kList: return "list";
-  case v1::BackendCall::VERB_NOT_SET: break;
+  case v1::BackendCall::kDescribe:
+    return "describe";
+  case v1::BackendCall::kCreate:
+    return "create";
+  case v1::BackendCall::kInspect:
+    return "inspect";
+  case v1::BackendCall::kApplyMemoryStep:
+    return "apply_memory_step";
+  case v1::BackendCall::kSetVcpus:
+    return "set_vcpus";
+  case v1::BackendCall::kPause:
+    return "pause";
+  case v1::BackendCall::kResume:
+    return "resume";
+  case v1::BackendCall::kDestroy:
+    return "destroy";
+  case v1::BackendCall::kList:
+    return "list";
+  case v1::BackendCall::VERB_NOT_SET:
+    break;
   }
   return "nothing";
 }
 
 std::string sandbox_of(const v1::BackendCall& call) {
   switch (call.verb_case()) {
-  case v1::BackendCall::kCreate: return call.create().spec().sandbox_id();
-  case v1::BackendCall::kInspect: return call.inspect().sandbox_id();
-  case v1::BackendCall::kApplyMemoryStep: return call.apply_memory_step().sandbox_id();
-  case v1::BackendCall::kSetVcpus: return call.set_vcpus().sandbox_id();
-  case v1::BackendCall::kPause: return call.pause().sandbox_id();
-  case v1::BackendCall::kResume: return call.resume().sandbox_id();
-  case v1::BackendCall::kDestroy: return call.destroy().sandbox_id();
-  default: return {};
+  case v1::BackendCall::kCreate:
+    return call.create().spec().sandbox_id();
+  case v1::BackendCall::kInspect:
+    return call.inspect().sandbox_id();
+  case v1::BackendCall::kApplyMemoryStep:
+    return call.apply_memory_step().sandbox_id();
+  case v1::BackendCall::kSetVcpus:
+    return call.set_vcpus().sandbox_id();
+  case v1::BackendCall::kPause:
+    return call.pause().sandbox_id();
+  case v1::BackendCall::kResume:
+    return call.resume().sandbox_id();
+  case v1::BackendCall::kDestroy:
+    return call.destroy().sandbox_id();
+  default:
+    return {};
   }
 }
 
@@ -116,16 +144,26 @@ std::uint32_t deadline_ms_of(const v1::BackendCall& call) {
 
 void set_deadline_ms(v1::BackendCall& call, std::uint32_t deadline_ms) {
   switch (call.verb_case()) {
-  case v1::BackendCall::kDescribe: return call.mutable_describe()->set_deadline_ms(deadline_ms);
-  case v1::BackendCall::kCreate: return call.mutable_create()->set_deadline_ms(deadline_ms);
-  case v1::BackendCall::kInspect: return call.mutable_inspect()->set_deadline_ms(deadline_ms);
-  case v1::BackendCall::kApplyMemoryStep: return call.mutable_apply_memory_step()->set_deadline_ms(deadline_ms);
-  case v1::BackendCall::kSetVcpus: return call.mutable_set_vcpus()->set_deadline_ms(deadline_ms);
-  case v1::BackendCall::kPause: return call.mutable_pause()->set_deadline_ms(deadline_ms);
-  case v1::BackendCall::kResume: return call.mutable_resume()->set_deadline_ms(deadline_ms);
-  case v1::BackendCall::kDestroy: return call.mutable_destroy()->set_deadline_ms(deadline_ms);
-  case v1::BackendCall::kList: return call.mutable_list()->set_deadline_ms(deadline_ms);
-  case v1::BackendCall::VERB_NOT_SET: return;
+  case v1::BackendCall::kDescribe:
+    return call.mutable_describe()->set_deadline_ms(deadline_ms);
+  case v1::BackendCall::kCreate:
+    return call.mutable_create()->set_deadline_ms(deadline_ms);
+  case v1::BackendCall::kInspect:
+    return call.mutable_inspect()->set_deadline_ms(deadline_ms);
+  case v1::BackendCall::kApplyMemoryStep:
+    return call.mutable_apply_memory_step()->set_deadline_ms(deadline_ms);
+  case v1::BackendCall::kSetVcpus:
+    return call.mutable_set_vcpus()->set_deadline_ms(deadline_ms);
+  case v1::BackendCall::kPause:
+    return call.mutable_pause()->set_deadline_ms(deadline_ms);
+  case v1::BackendCall::kResume:
+    return call.mutable_resume()->set_deadline_ms(deadline_ms);
+  case v1::BackendCall::kDestroy:
+    return call.mutable_destroy()->set_deadline_ms(deadline_ms);
+  case v1::BackendCall::kList:
+    return call.mutable_list()->set_deadline_ms(deadline_ms);
+  case v1::BackendCall::VERB_NOT_SET:
+    return;
   }
 }
 

@@ -371,7 +371,9 @@ TEST_F(reactor_test, timers_run_in_their_order_and_can_be_cancelled) {
   });
   auto never = io.after(20ms, [&] { ran.push_back(-1); });
   auto early = io.after(10ms, [&] { ran.push_back(1); });
-  { auto dropped = io.after(5ms, [&] { ran.push_back(-2); }); }
+  {
+    auto dropped = io.after(5ms, [&] { ran.push_back(-2); });
+  }
   never.cancel();
   await(done);
   EXPECT_EQ(ran, (std::vector{1, 2}));
@@ -391,15 +393,17 @@ TEST_F(reactor_test, a_throwing_callback_is_logged_and_ends_nothing) {
 
 TEST_F(reactor_test, a_child_gets_its_descriptors_and_nothing_else) {
   socket_pair pair;
-  int inherited = ::open("/dev/null", O_RDONLY);  // no CLOEXEC: an embedding program's own
+  int inherited = ::open("/dev/null", O_RDONLY); // no CLOEXEC: an embedding program's own
   program what{"/bin/sh",
-               {"-c", "cat <&3 >&3; [ -e /proc/self/fd/" + std::to_string(inherited) + " ] && exit 9; [ \"$HERE\" = x ] && exit 7"},
+               {"-c", "cat <&3 >&3; [ -e /proc/self/fd/" + std::to_string(inherited) +
+                          " ] && exit 9; [ \"$HERE\" = x ] && exit 7"},
                {"HERE=x"},
                {{pair.ours, 3}}};
   std::promise<exit_status> ended;
   auto result = ended.get_future();
   std::string error;
-  auto process = io.start(what, [&](auto status) { ended.set_value(status); }, error);
+  auto process = io.start(
+      what, [&](auto status) { ended.set_value(status); }, error);
   ASSERT_TRUE(process) << error;
   EXPECT_EQ(process->start_ticks(), start_ticks_of(process->pid()));
   ::close(pair.ours);
@@ -416,12 +420,15 @@ TEST_F(reactor_test, descriptors_that_cross_each_other_arrive_where_they_should)
   socket_pair a;
   socket_pair b;
   // a's number goes to b's and the other way round.
-  program what{"/bin/sh", {"-c", "echo a >&" + std::to_string(b.ours) + "; echo b >&" + std::to_string(a.ours)}, {},
+  program what{"/bin/sh",
+               {"-c", "echo a >&" + std::to_string(b.ours) + "; echo b >&" + std::to_string(a.ours)},
+               {},
                {{a.ours, b.ours}, {b.ours, a.ours}}};
   std::promise<exit_status> ended;
   auto result = ended.get_future();
   std::string error;
-  auto process = io.start(what, [&](auto status) { ended.set_value(status); }, error);
+  auto process = io.start(
+      what, [&](auto status) { ended.set_value(status); }, error);
   ASSERT_TRUE(process) << error;
   await(result);
   EXPECT_EQ(read_text(a.theirs, 2), "a\n");
@@ -434,10 +441,12 @@ TEST_F(reactor_test, a_stopped_child_can_be_killed_and_its_end_is_told) {
   std::promise<exit_status> ended;
   auto result = ended.get_future();
   std::string error;
-  auto process = io.start({"/bin/cat", {}, {}, {}}, [](auto) {}, error);
+  auto process = io.start(
+      {"/bin/cat", {}, {}, {}}, [](auto) {}, error);
   ASSERT_TRUE(process) << error;
   socket_pair pair;
-  process = io.start({"/bin/cat", {}, {}, {{pair.ours, 0}}}, [&](auto status) { ended.set_value(status); }, error);
+  process = io.start(
+      {"/bin/cat", {}, {}, {{pair.ours, 0}}}, [&](auto status) { ended.set_value(status); }, error);
   ASSERT_TRUE(process) << error;
   EXPECT_TRUE(process->kill(SIGSTOP));
   EXPECT_TRUE(process->kill(SIGKILL));
@@ -449,7 +458,8 @@ TEST_F(reactor_test, a_stopped_child_can_be_killed_and_its_end_is_told) {
 
 TEST_F(reactor_test, says_why_a_program_does_not_start) {
   std::string error;
-  EXPECT_FALSE(io.start({directory + "/none", {}, {}, {}}, [](auto) {}, error));
+  EXPECT_FALSE(io.start(
+      {directory + "/none", {}, {}, {}}, [](auto) {}, error));
   EXPECT_NE(error.find(directory + "/none"), std::string::npos);
   EXPECT_NE(error.find("No such file"), std::string::npos) << error;
 }
@@ -465,7 +475,8 @@ TEST(reactor_end, whatever_is_open_is_told_and_handles_may_outlive_it) {
     reactor io;
     never = io.after(1h, [] { FAIL(); });
     std::string error;
-    process = io.start({"/bin/cat", {}, {}, {{held.ours, 0}}}, [](auto) { FAIL(); }, error);
+    process = io.start(
+        {"/bin/cat", {}, {}, {{held.ours, 0}}}, [](auto) { FAIL(); }, error);
     std::promise<void> started;
     io.post([&] {
       pipe = io.adopt(pair.ours);

@@ -1,5 +1,5 @@
-// A backend's process for the tests: the name of the sandbox in a call says what becomes of it, the file STATE/mode what
-// becomes of the process. Each start leaves a line in STATE/starts.
+// A backend's process for the tests: the name of the sandbox in a call says what becomes of it, the file STATE/mode
+// what becomes of the process. Each start leaves a line in STATE/starts.
 
 #include <sys/socket.h>
 #include <unistd.h>
@@ -47,8 +47,8 @@ public:
       ::_exit(3);
     if (sandbox == "stops")
       ::raise(SIGSTOP);
-    if (sandbox == "breaks")
-      [[maybe_unused]] auto n = ::send(host::protocol_fd, "\xff\xff\xff\xff", 4, MSG_NOSIGNAL);
+    if (sandbox == "breaks") [[maybe_unused]]
+      auto n = ::send(host::protocol_fd, "\xff\xff\xff\xff", 4, MSG_NOSIGNAL);
     if (sandbox == "drops")
       return;
     if (sandbox == "never" && !call.has_inspect() && !call.has_destroy())

@@ -39,7 +39,7 @@ TEST(wire, messages_arrive_whole_however_the_stream_is_cut) {
 
 TEST(wire, an_announced_length_over_one_mebibyte_breaks_the_stream_and_keeps_nothing) {
   frame_reader reader;
-  EXPECT_TRUE(reader.feed(bytes_of(std::string_view{"\0\x10\0\0", 4})));  // exactly 1 MiB may come
+  EXPECT_TRUE(reader.feed(bytes_of(std::string_view{"\0\x10\0\0", 4}))); // exactly 1 MiB may come
   frame_reader broken;
   EXPECT_FALSE(broken.feed(bytes_of(std::string_view{"\0\x10\0\1", 4})));
   EXPECT_FALSE(broken.feed(bytes_of("more")));
