@@ -16,14 +16,12 @@
 /// Conversation.
 /// 1. The backend's first message is BackendReady with its contract version, at the latest 20 s after its start. A slow
 ///    library is opened afterwards, inside the first verb that needs it.
-/// 2. Calls arrive at any time, several at once; answers leave in any order, each with its call's id, exactly one a
-/// call.
+/// 2. Calls arrive at any time, several at once; answers leave in any order, each with its call's id, one for each.
 ///    While a verb on a VM is pending, `inspect` and `destroy` of that VM and everything about other VMs still have
 ///    to be worked on. What each verb means is in backends/backend.hpp.
-/// 3. `list` is also the sign of life: when a call is not answered at its deadline and `list` is not answered either,
-/// the
-///    process is killed (SIGKILL) and started again. Calls that were pending are then unknown to the engine, which
-///    inspects.
+/// 3. `list` is also the sign of life: when a call is not answered at its deadline and `list` is not answered either
+///    (or with `outcome_unknown`), the process is killed (SIGKILL) and started again. Calls that were pending are then
+///    unknown to the engine, which inspects.
 /// 4. VmEvent and log_line are sent at any time, unasked.
 /// 5. When the engine's end closes (it has ended, or was killed), the process ends at once. Its VMs live on; the next
 ///    process, started with the same directories, has to find them again.
