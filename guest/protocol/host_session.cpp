@@ -34,6 +34,7 @@ host_session::host_session(host_events events) : events_{std::move(events)} {}
 
 void host_session::open(std::uint64_t epoch) {
   epoch_ = epoch;
+  ++connection_;
   decoder_ = frame_decoder{epoch};
   mux_.clear();
   waiting_.clear();
@@ -57,12 +58,16 @@ bool host_session::fail(std::string text) {
 void host_session::feed(std::span<const std::byte> bytes) {
   if (!is_open())
     return;
-  const auto before = epoch_;
-  auto failure = decoder_.feed(bytes, [&](const frame_view& frame) {
-    // A handler may have opened the next connection: the rest belongs to the old one.
-    return epoch_ == before && !dead_ && on_frame(frame) && epoch_ == before;
+  // A handler may open the next connection: what is left of these bytes then belongs to nobody, nor does their decoder.
+  const auto connection = connection_;
+  auto decoder = std::move(decoder_);
+  auto failure = decoder.feed(bytes, [&](const frame_view& frame) {
+    return connection_ == connection && !dead_ && on_frame(frame) && connection_ == connection;
   });
-  if (failure && epoch_ == before)
+  if (connection_ != connection)
+    return;
+  decoder_ = std::move(decoder);
+  if (failure)
     fail(std::move(*failure));
 }
 

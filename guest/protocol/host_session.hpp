@@ -100,6 +100,7 @@ private:
   frame_decoder decoder_;
   stream_mux mux_;
   std::uint64_t epoch_ = 0;
+  std::uint64_t connection_ = 0;
   bool open_ = false, opening_ = false, greeted_ = false, dead_ = false;
   std::uint32_t strays_left_ = 0;
   std::unordered_map<std::uint64_t, exec_streams> waiting_;  // by request id; zeros for what is no ExecStart

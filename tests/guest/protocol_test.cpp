@@ -255,6 +255,31 @@ TEST(resynchronisation, guest_is_silent_before_open) {
   EXPECT_TRUE(guest.log.empty());
 }
 
+TEST(resynchronisation, a_handler_may_open_the_next_connection) {
+  int hellos = 0;
+  host_session* session = nullptr;
+  host_session host{{.on_hello =
+                         [&](const v1::AgentHello&) {
+                           if (++hellos == 1)
+                             session->open(2);
+                         },
+                     .on_reply = nullptr,
+                     .on_notice = nullptr,
+                     .on_data = nullptr,
+                     .on_eof = nullptr,
+                     .on_writable = nullptr,
+                     .on_stopped = nullptr,
+                     .on_protocol_error = [](const std::string& text) { FAIL() << text; }}};
+  session = &host;
+  host.open(1);
+  host.feed(greeting(1) + to_bytes("and more of the first connection"));
+  EXPECT_EQ(hellos, 1);
+  EXPECT_FALSE(host.greeted());
+  host.feed(greeting(2));
+  EXPECT_EQ(hellos, 2);
+  EXPECT_TRUE(host.greeted());
+}
+
 // --- Streams
 
 RC_GTEST_PROP(streams, bytes_arrive_in_order_and_never_beyond_credit, ()) {
