@@ -7,6 +7,7 @@
 #include <pugixml.hpp>
 
 #include <algorithm>
+#include <cctype>
 #include <sstream>
 
 #include "backends/qemu/cpu_features.hpp"
@@ -423,7 +424,7 @@ domain_reading read_domain_xml(const std::string& xml) {
       v1::Dimm dimm;
       dimm.set_id(id);
       dimm.set_size_bytes(kib_of(target.child("size")));
-      dimm.set_address(std::stoull("0" + std::string{memory.child("address").attribute("base").as_string()}, nullptr, 0));
+      dimm.set_address(memory.child("address").attribute("base").as_ullong());
       r.dimms.push_back(std::move(dimm));
     }
   }

@@ -5,18 +5,21 @@
 #include <unistd.h>
 
 #include <boost/asio/executor_work_guard.hpp>
-#include <boost/asio/steady_timer.hpp>
 
 #include <algorithm>
 
 #include "backends/qemu/accelerator.hpp"
 #include "backends/qemu/domain_xml.hpp"
+#include "backends/qemu/log_tail.hpp"
 #include "backends/qemu/text_checks.hpp"
 
 namespace caisson::qemu {
 namespace {
 
 namespace asio = boost::asio;
+
+constexpr std::chrono::seconds log_look{30};
+constexpr std::size_t max_log_bytes = 1u << 20;
 
 v1::BackendAnswer guarded(const std::string& doing, const std::function<v1::BackendAnswer()>& todo) {
   try {
@@ -62,6 +65,7 @@ v1::BackendReady driver::start(std::shared_ptr<host::emitter> out) {
   ::sigaddset(&set, SIGCHLD);
   child_signals_.assign(::signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
   wait_for_children();
+  bound_logs();
   service_thread_ = std::thread{[this] {
     auto work = asio::make_work_guard(service_);
     service_.run();
@@ -355,8 +359,21 @@ void driver::on_device(const std::string& domain, const std::string& alias, bool
 void driver::on_memory_size(const std::string& domain, const std::string& alias, std::uint64_t size_bytes) {
   auto vm = known_vm(sandbox_of_domain(domain));
   if (vm && alias == virtio_mem_alias)
-    tell(vm->id, v1::VmEvent::KIND_MEMORY_SIZE, "virtio-mem size is " + std::to_string(size_bytes) + " bytes", alias,
-         size_bytes);
+    tell_memory_size(vm, size_bytes);
+}
+
+void driver::bound_logs() {
+  log_timer_.expires_after(log_look);
+  log_timer_.async_wait([this](boost::system::error_code error) {
+    if (error)
+      return;
+    {
+      std::lock_guard lock{vms_mutex_};
+      for (const auto& [id, entry] : vms_)
+        bound_file(log_file(library_.root(), domain_name(id)), max_log_bytes);
+    }
+    bound_logs();
+  });
 }
 
 } // namespace caisson::qemu

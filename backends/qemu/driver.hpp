@@ -8,6 +8,7 @@
 
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/posix/stream_descriptor.hpp>
+#include <boost/asio/steady_timer.hpp>
 
 #include <functional>
 #include <map>
@@ -53,6 +54,7 @@ private:
   void run_aside(const call_ptr& call, std::function<v1::BackendAnswer()> todo);
   void arm_deadline(const call_ptr& call);
   void wait_for_children();
+  void bound_logs();
   vm_ptr vm_of(const std::string& sandbox_id);
   vm_ptr known_vm(const std::string& sandbox_id);
   void forget(const vm_ptr& vm);
@@ -78,6 +80,9 @@ private:
   v1::VmObserved inspect(const vm_ptr& vm, const call_ptr& call);
   v1::VmObserved read_back(const vm_ptr& vm, virDomainPtr domain, std::chrono::milliseconds budget);
   monitor_answer ask_monitor(const vm_ptr& vm, virDomainPtr domain, std::chrono::milliseconds budget);
+  void follow_virtio_mem(const vm_ptr& vm);
+  void look_at_virtio_mem(const vm_ptr& vm, std::uint64_t turn, unsigned look);
+  void tell_memory_size(const vm_ptr& vm, std::uint64_t size_bytes);
   domain_handle find_domain(const vm_ptr& vm);
   process vmm_of(const vm_ptr& vm);
   std::string last_words(const vm_ptr& vm);
@@ -92,6 +97,7 @@ private:
 
   boost::asio::io_context service_;
   boost::asio::posix::stream_descriptor child_signals_{service_};
+  boost::asio::steady_timer log_timer_{service_};
   std::thread service_thread_;
 
   library library_;

@@ -3,6 +3,7 @@
 #include <libvirt/libvirt-qemu.h>
 
 #include <future>
+#include <utility>
 
 #include "backends/qemu/accelerator.hpp"
 #include "backends/qemu/domain_xml.hpp"
@@ -98,8 +99,8 @@ driver::monitor_answer driver::ask_monitor(const vm_ptr& vm, virDomainPtr domain
     return none;
   }
   {
-    std::lock_guard lock{vm->mutex};
-    if (vm->monitor_busy) {
+    std::unique_lock lock{vm->mutex};
+    if (!vm->changed.wait_for(lock, budget, [&] { return !vm->monitor_busy; })) {
       none.silent = who + " has not answered an earlier question of its monitor";
       return none;
     }
@@ -122,6 +123,7 @@ driver::monitor_answer driver::ask_monitor(const vm_ptr& vm, virDomainPtr domain
     {
       std::lock_guard lock{vm->mutex};
       vm->monitor_busy = false;
+      vm->changed.notify_all();
     }
     promise->set_value(std::move(a));
   });
@@ -129,6 +131,68 @@ driver::monitor_answer driver::ask_monitor(const vm_ptr& vm, virDomainPtr domain
     return answer.get();
   none.silent = who + " did not answer its monitor within " + std::to_string(budget.count()) + " ms";
   return none;
+}
+
+// QEMU tells a new size of virtio-mem at most once a second, so that the end of a change of 50 ms may be heard a second
+// late. Looked at a few times meanwhile, the listener hears of it at once.
+void driver::follow_virtio_mem(const vm_ptr& vm) {
+  std::uint64_t turn;
+  {
+    std::lock_guard lock{vm->mutex};
+    turn = ++vm->virtio_mem_turn;
+  }
+  look_at_virtio_mem(vm, turn, 0);
+}
+
+void driver::look_at_virtio_mem(const vm_ptr& vm, std::uint64_t turn, unsigned look) {
+  static constexpr std::chrono::milliseconds pauses[]{5ms, 10ms, 20ms, 20ms, 40ms, 40ms, 80ms, 80ms, 160ms, 160ms,
+                                                      320ms, 320ms, 500ms, 500ms, 500ms, 500ms, 500ms, 500ms};
+  if (look == std::size(pauses))
+    return;
+  auto timer = std::make_shared<boost::asio::steady_timer>(service_, pauses[look]);
+  timer->async_wait([this, timer, vm, turn, look](boost::system::error_code error) {
+    if (error)
+      return;
+    asides_.run([this, vm, turn, look] {
+      bool free = false;
+      {
+        std::lock_guard lock{vm->mutex};
+        if (vm->virtio_mem_turn != turn || vm->destroying || !vm->stop_reason.empty())
+          return;
+        free = !std::exchange(vm->monitor_busy, true);
+      }
+      if (!free)
+        return look_at_virtio_mem(vm, turn, look + 1);
+      memory_devices seen;
+      try {
+        if (auto domain = find_domain(vm))
+          seen = read_memory_devices(monitor(domain.get(), "query-memory-devices"));
+      } catch (const std::exception&) {
+        // The verb that asks next will say why.
+      }
+      {
+        std::lock_guard lock{vm->mutex};
+        vm->monitor_busy = false;
+        vm->changed.notify_all();
+      }
+      if (!seen.virtio_mem)
+        return;
+      tell_memory_size(vm, seen.virtio_mem_size_bytes);
+      if (seen.virtio_mem_size_bytes != seen.virtio_mem_requested_bytes)
+        look_at_virtio_mem(vm, turn, look + 1);
+    });
+  });
+}
+
+void driver::tell_memory_size(const vm_ptr& vm, std::uint64_t size_bytes) {
+  {
+    std::lock_guard lock{vm->mutex};
+    if (vm->destroying || vm->told_size_bytes == size_bytes)
+      return;
+    vm->told_size_bytes = size_bytes;
+  }
+  tell(vm->id, v1::VmEvent::KIND_MEMORY_SIZE, "virtio-mem size is " + std::to_string(size_bytes) + " bytes",
+       std::string{virtio_mem_alias}, size_bytes);
 }
 
 v1::VmObserved driver::read_back(const vm_ptr& vm, virDomainPtr domain, std::chrono::milliseconds budget) {

@@ -107,7 +107,7 @@ library::library(std::string run_directory, std::string cache_directory, library
 
 library::~library() {
   std::lock_guard lock{mutex_};
-  connections_.clear();
+  slots_.clear();
 }
 
 void library::prepare_root() {
@@ -140,19 +140,20 @@ void library::keep_capabilities() {
 }
 
 std::shared_ptr<virConnect> library::connection(const std::string& uri) {
-  std::lock_guard lock{mutex_};
-  auto found = connections_.find(uri);
-  if (found != connections_.end() && (uri.empty() || virConnectIsAlive(found->second.get()) == 1))
-    return found->second;
-  connections_.erase(uri);
-  auto fresh = open(uri);
-  connections_.emplace(uri, fresh);
-  return fresh;
-}
-
-std::map<std::string, std::shared_ptr<virConnect>> library::open_connections() {
-  std::lock_guard lock{mutex_};
-  return connections_;
+  std::shared_ptr<slot> place;
+  {
+    std::lock_guard lock{mutex_};
+    auto& entry = slots_[uri];
+    if (!entry)
+      entry = std::make_shared<slot>();
+    place = entry;
+  }
+  std::lock_guard lock{place->mutex};
+  if (!place->connection || (!uri.empty() && virConnectIsAlive(place->connection.get()) != 1)) {
+    place->connection.reset();
+    place->connection = open(uri);
+  }
+  return place->connection;
 }
 
 std::shared_ptr<virConnect> library::open(const std::string& uri) {

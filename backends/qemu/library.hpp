@@ -36,10 +36,8 @@ public:
 
   /// Opened at the first use and kept; "" is the embedded driver. May block. Throws failure (backend_lost, host_io).
   std::shared_ptr<virConnect> connection(const std::string& uri);
-  /// Connections that are open now.
-  std::map<std::string, std::shared_ptr<virConnect>> open_connections();
   const std::string& root() const { return root_; }
-  /// Puts newly probed capabilities into the shared cache, and logs of VMMs back to a bounded size.
+  /// Puts newly probed capabilities into the shared cache.
   void keep_capabilities();
 
 private:
@@ -50,8 +48,12 @@ private:
   const std::string root_;
   const std::string cache_;
   const library_events events_;
+  struct slot {
+    std::mutex mutex;  ///< over an open, which may take as long as a daemon likes; one URI does not delay another
+    std::shared_ptr<virConnect> connection;
+  };
   std::mutex mutex_;
-  std::map<std::string, std::shared_ptr<virConnect>> connections_;
+  std::map<std::string, std::shared_ptr<slot>> slots_;
 };
 
 } // namespace caisson::qemu

@@ -3,6 +3,7 @@
 #include <google/protobuf/stubs/common.h>
 
 #include <algorithm>
+#include <cctype>
 
 #include "backends/qemu/cpu_features.hpp"
 #include "backends/qemu/domain_xml.hpp"

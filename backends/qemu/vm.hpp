@@ -69,6 +69,8 @@ struct vm {
   int destroying = 0;
   bool monitor_busy = false;  ///< a question to the monitor is still open
   bool recorded = false;      ///< has a record: was created here and not destroyed
+  std::uint64_t virtio_mem_turn = 0;  ///< counts requests: an older one is no longer followed
+  std::uint64_t told_size_bytes = 0;  ///< of virtio-mem, last told to the listener
   std::string stop_reason;    ///< "" as long as the VMM runs, as far as is known
   std::string libvirt_uri;
   std::string run_directory;

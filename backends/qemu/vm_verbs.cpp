@@ -19,6 +19,7 @@ using namespace std::chrono_literals;
 namespace fs = std::filesystem;
 
 constexpr auto destroy_grace = 400ms;
+constexpr auto destroy_look_again = 100ms;
 
 std::chrono::milliseconds read_back_budget(const pending_call& call) {
   return std::max<std::chrono::milliseconds>(std::min<std::chrono::milliseconds>(call.left() * 2 / 3, 5s), 50ms);
@@ -186,6 +187,7 @@ v1::VmObserved driver::apply_memory_step(const vm_ptr& vm, const call_ptr& call,
     auto device = virtio_mem_request_xml(xml.get(), step.virtio_mem_requested_bytes());
     must(in_library([&] { return virDomainUpdateDeviceFlags(domain.get(), device.c_str(), VIR_DOMAIN_AFFECT_LIVE); }),
          "virtio-mem was not set to " + std::to_string(step.virtio_mem_requested_bytes()) + " bytes");
+    follow_virtio_mem(vm);
     break;
   }
   case v1::ApplyMemoryStep::STEP_NOT_SET: throw failure("invalid_argument", "no step is named");
@@ -269,12 +271,18 @@ v1::VmObserved driver::destroy(const vm_ptr& vm, const call_ptr& call) {
       }
   };
   sweep();
-  {
-    // A create that was inside libvirt may only now be at its end.
-    std::unique_lock lock{vm->mutex};
-    if (!vm->changed.wait_until(lock, call->deadline, [&] { return vm->running == 0; }))
-      throw failure("outcome_unknown", "a verb on this VM is still inside libvirt; destroy again");
-    vm->vmm = {};
+  // A verb may still be inside libvirt, above all a create whose QEMU shows itself only now: end that one too.
+  for (bool waiting = true; waiting;) {
+    {
+      std::unique_lock lock{vm->mutex};
+      waiting = !vm->changed.wait_for(lock, destroy_look_again, [&] { return vm->running == 0; });
+      vm->vmm = {};
+    }
+    if (waiting && call->left().count() == 0)
+      throw failure("outcome_unknown", "a verb on this VM is still inside libvirt; destroy it again");
+    if (waiting)
+      if (auto vmm = vmm_of(vm); vmm.pid > 0)
+        end_process(vmm, 0ms, call->deadline);
   }
   sweep();
   remove_files(vm);
