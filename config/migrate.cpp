@@ -12,9 +12,15 @@ struct writer {
 
   void header(const std::string& name) { pending_header = "\n[" + name + "]\n"; }
 
-  void line(const std::string& each) {
-    text += pending_header + each + '\n';
+  /// The header even if nothing follows: the table itself says which hypervisor counts.
+  void open() {
+    text += pending_header;
     pending_header.clear();
+  }
+
+  void line(const std::string& each) {
+    open();
+    text += each + '\n';
   }
 };
 
@@ -83,8 +89,10 @@ std::string migrate(const layered& config) {
       out.line("dialect = \"page\"");
       out.line("sizing_rule = " + to_toml(config.at(table::runtime, "sizing_rule").content));
     }
-    if (in == hv)
+    if (in == hv) {
+      out.open();
       renamed_hypervisor(config, out);
+    }
     if (in == table::agent)
       renamed_agent(config, out);
     for (const auto& row : all_keys()) {

@@ -42,14 +42,17 @@ std::string nearest(std::string_view word, std::span<const std::string_view> can
   std::string_view best;
   std::size_t fewest = longest;
   for (auto candidate : candidates) {
+    const auto allowed = std::max<std::size_t>(1, std::min(word.size(), candidate.size()) / 3);
+    const auto lengths = std::max(word.size(), candidate.size()) - std::min(word.size(), candidate.size());
+    if (lengths > allowed || lengths >= fewest)
+      continue;  // at least so many edits
     const auto edits = distance(word, candidate);
-    if (edits < fewest) {
+    if (edits < fewest && edits <= allowed) {
       fewest = edits;
       best = candidate;
     }
   }
-  const auto allowed = std::max<std::size_t>(1, std::min(word.size(), best.size()) / 3);
-  return fewest <= allowed ? std::string{best} : std::string{};
+  return std::string{best};
 }
 
 } // namespace caisson::config
