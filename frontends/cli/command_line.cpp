@@ -44,12 +44,18 @@ std::string usage_text(const CLI::App& app, const CLI::ParseError& e, const spli
   for (const auto* verb : app.get_subcommands([](const CLI::App*) { return true; }))
     verbs.push_back(verb->get_name());
   if (app.get_subcommands().empty()) {
-    for (const auto& word : arguments.own)
+    for (std::size_t i = 0; i < arguments.own.size(); ++i) {
+      const auto& word = arguments.own[i];
+      if (word == "--state-dir" || word == "--run-dir") {
+        ++i;
+        continue;
+      }
       if (!word.starts_with("-") && std::find(verbs.begin(), verbs.end(), word) == verbs.end()) {
         auto meant = nearest_word(word, verbs);
         return "\"" + escape_guest_text(word, 60) + "\" is no command"
                + (meant.empty() ? std::string{"; caisson --help lists them"} : "; did you mean \"" + meant + "\"?");
       }
+    }
   }
   std::string text = e.what();
   for (auto& c : text)

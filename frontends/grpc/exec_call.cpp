@@ -54,6 +54,8 @@ void exec_call::OnReadDone(bool ok) {
     input_closed();
     return;
   }
+  if (!begun_ && in_.input_case() != v1::ExecInput::kStart && in_.input_case() != v1::ExecInput::kHangUp)
+    end_with(make_error("invalid_argument", "exec: the stream does not begin with a start message"));
   switch (in_.input_case()) {
   case v1::ExecInput::kStart: begin(std::move(*in_.mutable_start())); break;
   case v1::ExecInput::kStdinBytes:

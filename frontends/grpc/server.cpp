@@ -51,6 +51,7 @@ public:
     if (std::exchange(finished_, true))
       return;
     Finish({grpc::StatusCode::CANCELLED, "the client has gone"});
+    door_->log("a client has gone before its answer");
   }
 
   void OnDone() override { auto last = std::move(self_); }
