@@ -27,8 +27,8 @@
 /// Resynchronisation. The channel outlives both ends' connections, so either side may first see the rest of something
 /// that was meant for somebody else.
 ///  - The host begins with frame_bytes_max zero bytes, then `open` with a new epoch. Zeros complete whatever frame a dead
-///    engine left half written (its payload checksum is then wrong and the guest drops it whole), and what follows is
-///    seen at a frame's border. The guest never looks for a header inside a payload, so nothing that a user pipes into a
+///    engine left half written (its payload checksum is then wrong and the guest drops it whole; or it lacked zeros only,
+///    and is what that engine meant to say), and what follows is seen at a frame's border. The guest never looks for a header inside a payload, so nothing that a user pipes into a
 ///    command can pass for a header.
 ///  - The guest drops everything until `open`, forgets the earlier epoch's queues, and stamps every frame with the new one.
 ///  - The host drops every byte until a header with its own epoch. What was written before the guest saw `open` cannot

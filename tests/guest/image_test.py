@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """guest/image/build, as far as it needs neither network nor kernel package."""
 
+import gzip
 import importlib.machinery
 import importlib.util
 import io
@@ -67,7 +68,15 @@ class KernelTest(unittest.TestCase):
 
     def test_parameters_do_not_weaken_the_guest(self):
         for parameter in ("mitigations=off", "nokaslr", "nosmap", "nosmep", "nopti"):
-            self.assertNotIn(parameter, image.KERNEL_PARAMETERS)
+            for parameters in image.KERNEL_PARAMETERS.values():
+                self.assertNotIn(parameter, parameters)
+
+    def test_takes_a_plain_and_a_packed_arm64_kernel(self):
+        kernel = bytes(0x38) + b"ARM\x64" + bytes(64)
+        self.assertEqual(image.image_of(kernel), kernel)
+        self.assertEqual(image.image_of(gzip.compress(kernel)), kernel)
+        with self.assertRaisesRegex(image.BuildError, "no arm64 kernel"):
+            image.image_of(bytes(4096))
 
 
 class OutputTest(unittest.TestCase):
