@@ -84,6 +84,7 @@ struct change {
   step now;                     ///< under way
   std::size_t next_dimm = 0;    ///< of now.new_dimms
   std::uint32_t dimms_made = 0; ///< for their names
+  std::string new_dimm;         ///< the one that is being plugged
   std::uint32_t steps_done = 0;
   bool redone = false;     ///< this action was sent a second time
   bool reply_lost = false; ///< of this action

@@ -39,15 +39,17 @@ void watch_departure(self_ptr self) {
   wake_after(self, self->state.set.poll_interval, [](self_ptr s) { inspect(s, departure_looked_at); });
 }
 
-std::string dimm_id(const change& c) {
-  return fmt::format("dimm-{}-{}", c.generation, c.dimms_made);
+/// A name that no DIMM of this VM has, kept until the DIMM is there: a step that is sent again must mean the same one.
+void name_new_dimm(const state& st, change& c) {
+  while (c.new_dimm.empty() || has_dimm(st, c.new_dimm))
+    c.new_dimm = fmt::format("dimm-{}-{}", c.generation, c.dimms_made++);
 }
 
 bool took_effect(const state& st) {
   const auto& c = *st.running;
   if (st.spec.memory_method() == v1::MEMORY_METHOD_VIRTIO_MEM)
     return st.book.requested_bytes() == c.now.plugged_after_bytes;
-  return c.now.grow ? has_dimm(st, dimm_id(c)) : !has_dimm(st, c.now.leaving_dimms.front());
+  return c.now.grow ? has_dimm(st, c.new_dimm) : !has_dimm(st, c.now.leaving_dimms.front());
 }
 
 void action_failed(self_ptr self, const caf::error& why) {
@@ -76,7 +78,7 @@ void applied(self_ptr self) {
   if (c.now.grow) {
     c.redone = c.reply_lost = false;
     if (is_dimm) {
-      ++c.dimms_made;
+      c.new_dimm.clear();
       if (++c.next_dimm < c.now.new_dimms.size())
         return apply_action(self);
     }
@@ -166,7 +168,9 @@ void apply_action(self_ptr self) {
   if (st.spec.memory_method() == v1::MEMORY_METHOD_VIRTIO_MEM) {
     verb.set_virtio_mem_requested_bytes(c.now.plugged_after_bytes);
   } else if (c.now.grow) {
-    verb.mutable_plug_dimm()->set_id(dimm_id(c));
+    if (!c.redone)
+      name_new_dimm(st, c);
+    verb.mutable_plug_dimm()->set_id(c.new_dimm);
     verb.mutable_plug_dimm()->set_size_bytes(c.now.new_dimms[c.next_dimm]);
   } else {
     verb.set_unplug_dimm_id(c.now.leaving_dimms.front());

@@ -268,6 +268,17 @@ TEST_F(hotplug_scene, after_a_recovery_figures_and_target_go_on) {
   EXPECT_EQ(a->memory().generation(), 8u);
 }
 
+TEST_F(hotplug_scene, a_new_dimm_never_takes_the_name_of_one_that_is_there) {
+  use_dimms({128});
+  vm->dimms[0].set_id("dimm-1-0");  // of an engine that died before its generation was kept
+  up();
+  auto a = set_memory(512 * mib + 256 * mib);
+  until(a);
+  ASSERT_TRUE(a.value());
+  EXPECT_EQ(a->state(), v1::OPERATION_STATE_CONVERGED) << a->why();
+  EXPECT_EQ(vm->dimms.size(), 2u);
+}
+
 TEST_F(hotplug_scene, a_flood_of_events_costs_few_looks) {
   up();
   for (int i = 0; i < 1000; ++i)
