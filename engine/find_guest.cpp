@@ -16,12 +16,17 @@ namespace fs = std::filesystem;
 
 constexpr std::uintmax_t largest_manifest_bytes = 1u << 20;
 
-std::string missing_in(const fs::path& dir) {
+/// What is booted without firmware; with it too on ARM64, where one image serves both.
+std::string kernel_name(std::string_view architecture) {
+  return architecture == "aarch64" ? "Image" : "vmlinux";
+}
+
+std::string missing_in(const fs::path& dir, std::string_view architecture) {
   std::string missing;
   std::error_code error;
-  for (const char* name : {"vmlinux", "initramfs.cpio", "manifest.json"})
+  for (const auto& name : {kernel_name(architecture), std::string{"initramfs.cpio"}, std::string{"manifest.json"}})
     if (!fs::is_regular_file(dir / name, error))
-      missing += (missing.empty() ? "" : ", ") + std::string{name};
+      missing += (missing.empty() ? "" : ", ") + name;
   return missing;
 }
 
@@ -48,7 +53,7 @@ std::variant<guest_files, v1::Error> find_guest(std::string_view architecture, c
   std::string looked;
   std::error_code error;
   for (const auto& dir : candidates) {
-    auto missing = missing_in(dir);
+    auto missing = missing_in(dir, architecture);
     if (!missing.empty()) {
       if (fs::is_directory(dir, error) || !(by_option || by_variable))
         looked += fmt::format("{}{} (without {})", looked.empty() ? "" : "; ", dir.string(), missing);
@@ -56,9 +61,11 @@ std::variant<guest_files, v1::Error> find_guest(std::string_view architecture, c
     }
     guest_files found;
     found.directory = fs::absolute(dir, error).string();
-    found.kernel_path = found.directory + "/vmlinux";
+    found.kernel_path = found.directory + "/" + kernel_name(architecture);
     found.initrd_path = found.directory + "/initramfs.cpio";
-    if (fs::is_regular_file(dir / "bzImage", error))
+    if (architecture == "aarch64")
+      found.bzimage_path = found.kernel_path;
+    else if (fs::is_regular_file(dir / "bzImage", error))
       found.bzimage_path = found.directory + "/bzImage";
     nlohmann::json manifest;
     if (std::ifstream in{dir / "manifest.json"}; fs::file_size(dir / "manifest.json", error) <= largest_manifest_bytes)

@@ -7,7 +7,16 @@
 /// engine, and the next engine over the same state directory finds them.
 ///
 /// Everything is asynchronous with a completion callback, which runs on a thread of the engine and must not block; each
-/// call has a blocking twin that returns when the answer is there. Every call is answered, within its time.
+/// call has a blocking twin that returns when the answer is there (called inside a callback it is refused, since it would
+/// wait for itself). Every call is answered, within its time; those that are under way when the engine is destroyed are
+/// answered with the error `cancelled` before its destructor returns, and no callback runs after that. What a callback
+/// throws is caught and logged. All members are thread safe.
+
+#if defined(__GNUC__)
+#define CAISSON_API __attribute__((visibility("default")))
+#else
+#define CAISSON_API
+#endif
 
 #include <chrono>
 #include <cstdint>
@@ -18,10 +27,15 @@
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <variant>
 #include <vector>
 
 namespace caisson {
+inline namespace abi0 {
+
+/// Of the library that is running, e.g. "0.1.0".
+CAISSON_API std::string_view version() noexcept;
 
 /// Why something could not be done. `code` is one of the names in docs/errors.md ("out_of_range", "not_found", ...).
 struct error {
@@ -61,7 +75,7 @@ struct engine_options {
 };
 
 enum class sandbox_state { creating, running, paused, stopping, stopped, failed, removed, recovering };
-std::string_view to_string(sandbox_state) noexcept;
+CAISSON_API std::string_view to_string(sandbox_state) noexcept;
 
 struct memory_figures {
   std::uint64_t boot_bytes = 0;     ///< at start
@@ -100,7 +114,7 @@ struct sandbox_options {
 };
 
 enum class operation_state { planned, running, converged, partly, failed, cancelled };
-std::string_view to_string(operation_state) noexcept;
+CAISSON_API std::string_view to_string(operation_state) noexcept;
 
 /// A resize that can be read again for as long as its sandbox lives.
 struct operation {
@@ -143,17 +157,18 @@ struct event {
   std::uint64_t lagged = 0;        ///< so many events were dropped for this slow subscriber
 };
 
-/// Keeps a subscription alive; its end ends it. No callback runs after the destructor has returned.
-class subscription {
+/// Keeps a subscription alive; its end ends it (inside its own callback too). No callback runs after the destructor has
+/// returned. It may outlive its engine, and is quiet then.
+class CAISSON_API subscription {
 public:
   virtual ~subscription() = default;
 };
 
-class engine {
+class CAISSON_API engine {
 public:
   /// Blocks until the state directory is locked and its living sandboxes are found.
   static result<std::unique_ptr<engine>> open(engine_options options);
-  ~engine();  ///< detaches; sandboxes run on
+  ~engine();  ///< detaches; sandboxes run on. Not from inside a callback
   engine(const engine&) = delete;
   engine& operator=(const engine&) = delete;
 
@@ -176,7 +191,8 @@ public:
   result<sandbox_status> stop(std::string sandbox);
   result<sandbox_status> remove(std::string sandbox, bool force = false);
 
-  /// Events from `from_seq` on (0: from now). `on_event` runs on a thread of the engine, one call at a time.
+  /// Events from `from_seq` on (0: from now). `on_event` runs on a thread of the engine, one call at a time; one that is
+  /// slow gets an event with `lagged` set in place of those that it has missed.
   std::unique_ptr<subscription> subscribe(std::uint64_t from_seq, std::function<void(const event&)> on_event);
 
 private:
@@ -185,4 +201,5 @@ private:
   std::unique_ptr<impl> impl_;
 };
 
+} // namespace abi0
 } // namespace caisson
