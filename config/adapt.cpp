@@ -137,17 +137,22 @@ struct adapter {
       if (config.text(hv, name).empty())
         continue;
       if (own)
-        note(hv, name, "Caisson's own guest", "guest = \"own\" boots Caisson's kernel and initramfs, whose agent the engine speaks to; "
-             "guest = \"file\" uses this file");
+        note(hv, name, "Caisson's own guest", name == "image" ? "guest = \"own\" boots Caisson's kernel and initramfs, whose agent the engine speaks to"
+             : "guest = \"own\" boots Caisson's kernel and initramfs, whose agent the engine speaks to; guest = \"file\" uses this file");
       else
         file(name);
     }
     out.firmware = file("firmware", true);
     out.firmware_volume = file("firmware_volume", true);
     file("entropy_source");
-    for (const auto& path : config.list(hv, "pflashes"))
+    const auto& flashes = config.list(hv, "pflashes");
+    for (const auto& path : flashes)
       if (!host.exists(path))
         lack(hv, "pflashes", "there is no file " + escaped(path), nearest_path(host, path));
+    if (flashes.size() == 2 && out.firmware.empty()) {
+      out.firmware = flashes[0];
+      out.firmware_volume = flashes[1];
+    }
   }
 
   void memory() {

@@ -14,12 +14,13 @@ constexpr std::string_view no_trace = "there is no tracing; events and metrics t
 constexpr std::string_view no_mem_agent = "memory comes back by resizing the sandbox";
 
 constexpr key rows[] = {
-  {.in = ag, .name = "enable_debug", .type = boolean, .preset = "false", .doc = "More words from the agent."},
+  {.in = ag, .name = "enable_debug", .type = boolean, .preset = "false", .what = accepted, .inert = "*",
+   .why = "the agent says what there is to say either way", .doc = "More words from the agent."},
   {.in = ag, .name = "enable_tracing", .type = boolean, .preset = "false", .annotation = "=", .what = accepted, .why = no_trace,
    .doc = "Trace the agent's calls."},
   {.in = ag, .name = "log_level", .type = text, .preset = "\"info\"",
    .choices = "trace|debug|info|warn|warning|error|critical", .from = family::kata_rs, .what = accepted, .inert = "*",
-   .why = "`enable_debug` governs how much the agent says", .doc = "Log level of the agent."},
+   .why = "the agent says what there is to say either way", .doc = "Log level of the agent."},
   {.in = ag, .name = "trace_mode", .type = text, .preset = "\"\"", .from = family::kata_1x, .what = accepted, .inert = "dynamic|static",
    .why = no_trace, .doc = "How the agent is traced."},
   {.in = ag, .name = "trace_type", .type = text, .preset = "\"\"", .from = family::kata_1x, .what = accepted,

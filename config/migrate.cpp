@@ -65,7 +65,7 @@ void renamed_agent(const layered& config, writer& out) {
 bool is_dropped(const layered& config, const key& row) {
   if (row.what != treatment::honoured)
     return true;
-  for (std::string_view name : {"kernel", "image", "initrd", "rootfs_type"})
+  for (std::string_view name : {"kernel", "initrd"})
     if (row.in == hv && row.name == name && config.text(hv, "guest") != "file")
       return true;
   return false;
@@ -112,7 +112,7 @@ std::string migrate(const layered& config) {
       if (!is_dropped(config, row)) {
         if (differs)
           out.line("# " + std::string{row.doc} + '\n' + written);
-      } else if (set.is_set() && !asks_for_nothing(row, set.content)) {
+      } else if (set.is_set() && (!asks_for_nothing(row, set.content) || row.name == "image")) {
         out.line("#- " + written + "  (" + std::string{row.why} + ')');
       } else if (set.is_set() && row.what == treatment::honoured && !asks_for_nothing(row, set.content)) {
         out.line("#- " + written + "  (the guest is Caisson's own)");

@@ -131,19 +131,16 @@ void fill(const layered& config, const adapted& figures, v1::SandboxConfig& out)
   if (!own) {
     out.set_kernel_path(config.text(hv, "kernel"));
     out.set_initrd_path(config.text(hv, "initrd"));
-    out.set_image_path(config.text(hv, "image"));
-    out.set_rootfs_type(config.text(hv, "rootfs_type"));
   }
-  out.set_kernel_params(config.text(hv, "kernel_params"));
+  auto parameters = config.text(hv, "kernel_params");
+  if (config.flag(hv, "enable_debug"))
+    parameters += parameters.empty() ? "ignore_loglevel" : " ignore_loglevel";
+  out.set_kernel_params(parameters);
   out.set_firmware_path(figures.firmware);
   out.set_firmware_volume_path(figures.firmware_volume);
-  for (const auto& each : config.list(hv, "pflashes"))
-    out.add_pflash_paths(each);
   out.set_agent_connect_timeout_ms(figures.agent_connect_timeout_ms);
   out.set_create_container_timeout_ms(create_timeout_of(config));
   out.set_entropy_source(config.text(hv, "entropy_source"));
-  out.set_vmm_debug(config.flag(hv, "enable_debug"));
-  out.set_agent_debug(config.flag(table::agent, "enable_debug"));
 }
 
 load_options options_of(const v1::ResolveConfig& request) {

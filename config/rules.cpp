@@ -62,8 +62,10 @@ struct rules {
       return;
     if (config.text(hv, "kernel").empty())
       refuse_one(hv, "guest", "guest = \"file\" needs `kernel`, which is not set");
-    if (config.text(hv, "image").empty() && config.text(hv, "initrd").empty())
-      refuse_one(hv, "guest", "guest = \"file\" needs `initrd` or `image`, and neither is set");
+    if (config.text(hv, "initrd").empty())
+      refuse_one(hv, "guest", config.text(hv, "image").empty()
+                                ? "guest = \"file\" needs `initrd`, which is not set"
+                                : "guest = \"file\" needs `initrd`, which is not set; an image is not attached");
   }
 
   void vfio() {
