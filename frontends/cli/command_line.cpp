@@ -4,18 +4,14 @@
 #include <CLI/Config.hpp>
 #include <CLI/Formatter.hpp>
 
-#include <cstdio>
+#include <algorithm>
 #include <exception>
 
 #include "frontends/cli/arguments.hpp"
+#include "frontends/cli/config_commands.hpp"
 #include "frontends/cli/output.hpp"
 #include "frontends/grpc/door_error.hpp"
 #include "messages/validate.hpp"
-
-#if __has_include("frontends/cli/config_commands.hpp")
-#include "frontends/cli/config_commands.hpp"
-#define CAISSON_CONFIG_COMMANDS 1
-#endif
 
 namespace caisson::cli {
 namespace {
@@ -86,9 +82,7 @@ int run(int argc, const char* const* argv) {
   add_resize_verb(app, context);
   add_events_verb(app, context);
   add_check_verb(app, context);
-#ifdef CAISSON_CONFIG_COMMANDS
   add_config_commands(app);
-#endif
   add_global_options(app, context.global);
   app.footer("Exit status: the command's own; 126, 127 and 128+n as a shell gives them; 125 where the engine could not do\n"
              "it; 2 for usage and configuration. Sizes are written like 1536M or 2GiB (powers of 1024).");

@@ -2,6 +2,13 @@
 
 #include <gtest/gtest.h>
 
+#include <pty.h>
+#include <spawn.h>
+#include <sys/ioctl.h>
+#include <sys/wait.h>
+#include <termios.h>
+#include <unistd.h>
+
 #include <nlohmann/json.hpp>
 
 #include <csignal>
@@ -167,6 +174,43 @@ TEST_F(cli_test, a_second_signal_ends_a_command_that_does_not_listen) {
   p.signal(SIGTERM);
   EXPECT_EQ(p.finish().status, 143);
   EXPECT_TRUE(service_.wait_for("hung up stubborn"));
+}
+
+TEST_F(cli_test, a_terminal_is_raw_meanwhile_follows_its_size_and_comes_back) {
+  int terminal = -1, person = -1;
+  winsize size{24, 80, 0, 0};
+  ASSERT_EQ(::openpty(&person, &terminal, nullptr, nullptr, &size), 0);
+  termios before{}, meanwhile{}, after{};
+  ::tcgetattr(terminal, &before);
+  posix_spawn_file_actions_t files;
+  posix_spawn_file_actions_init(&files);
+  for (int fd : {0, 1, 2})
+    posix_spawn_file_actions_adddup2(&files, terminal, fd);
+  auto all = words({"exec", "-it", "a", "--", "hold"});
+  std::vector<char*> argv;
+  for (auto& w : all)
+    argv.push_back(w.data());
+  argv.push_back(nullptr);
+  pid_t pid = 0;
+  ASSERT_EQ(::posix_spawn(&pid, argv[0], &files, nullptr, argv.data(), environ), 0);
+  posix_spawn_file_actions_destroy(&files);
+  [[maybe_unused]] auto typed = ::write(person, "x", 1);
+  ASSERT_TRUE(service_.wait_for("stdin 1"));
+  ::tcgetattr(terminal, &meanwhile);
+  EXPECT_EQ(meanwhile.c_lflag & (ICANON | ECHO | ISIG), 0u);
+  size = {50, 132, 0, 0};
+  ::ioctl(terminal, TIOCSWINSZ, &size);
+  ::kill(pid, SIGWINCH);
+  EXPECT_TRUE(service_.wait_for("size 50x132"));
+  ::kill(pid, SIGTERM);
+  int status = 0;
+  ::waitpid(pid, &status, 0);
+  EXPECT_EQ(WEXITSTATUS(status), 143);
+  ::tcgetattr(terminal, &after);
+  EXPECT_EQ(after.c_lflag, before.c_lflag);
+  EXPECT_EQ(after.c_oflag, before.c_oflag);
+  ::close(terminal);
+  ::close(person);
 }
 
 TEST_F(cli_test, a_reader_that_goes_ends_the_command) {
