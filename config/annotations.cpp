@@ -31,6 +31,14 @@ constexpr known_annotation without_key[] = {
   {"hypervisor.asset_hash_type", "nothing is checked by a hash"},
 };
 
+/// Kata's annotations outside of io.katacontainers.config.
+constexpr std::string_view kata_prefix = "io.katacontainers.";
+constexpr std::string_view internal_prefix = "io.katacontainers.pkg.";
+constexpr known_annotation outside_config[] = {
+  {"io.katacontainers.config_path", "whoever starts the sandbox names the file, not the pod"},
+  {"io.katacontainers.asset_hash_type", "nothing is checked by a hash"},
+};
+
 /// Keys whose annotation names a file of the host, and the list that says which.
 constexpr std::pair<std::string_view, std::string_view> path_lists[] = {
   {"path", "valid_hypervisor_paths"},
@@ -132,7 +140,7 @@ void apply_annotations(layered& config, const load_options& options, std::vector
   const gate allowed(expressions);
   const layered files = config;
   for (const auto& [name, text] : options.annotations) {
-    if (!name.starts_with(prefix))
+    if (!name.starts_with(kata_prefix) || name.starts_with(internal_prefix))
       continue;
     const place where{{}, {}, "annotation " + escaped(name, longest_name)};
     const auto refuse = [&](std::string what, std::string allowed_text = {}, std::string near = {}) {
@@ -140,6 +148,17 @@ void apply_annotations(layered& config, const load_options& options, std::vector
     };
     if (name.size() > longest_name || text.size() > longest_text) {
       refuse("name or value is too long");
+      continue;
+    }
+    if (!name.starts_with(prefix)) {
+      bool known = false;
+      for (const auto& each : outside_config)
+        if (each.name == name) {
+          refuse("refused: " + std::string{each.why});
+          known = true;
+        }
+      if (!known)
+        problems.push_back(make_problem(where, {{}, {}, "has no meaning here", {}, {}, v1::CONFIG_SEVERITY_WARNING}));
       continue;
     }
     const auto rest = std::string_view{name}.substr(prefix.size());

@@ -42,13 +42,16 @@ void choose_hypervisor(layered& config, const sources& from, const file_tables& 
     return nullptr;
   };
   auto asked = override_of(options, "runtime.hypervisor_name");
+  bool by_pod = false;
   if (asked.empty()) {
-    if (auto at = options.annotations.find("io.katacontainers.config.runtime.hypervisor_name"); at != options.annotations.end())
+    if (auto at = options.annotations.find("io.katacontainers.config.runtime.hypervisor_name"); at != options.annotations.end()) {
       asked = at->second;
+      by_pod = !asked.empty();
+    }
   }
   place where{{}, {}, "built-in"};
   if (!asked.empty()) {
-    where.other = "command line";
+    where.other = by_pod ? "annotation io.katacontainers.config.runtime.hypervisor_name" : "command line";
   } else if (named) {
     asked = std::get<std::string>(named->node->content);
     where = where_of(named->file, named->node->begin);
@@ -78,9 +81,9 @@ void choose_hypervisor(layered& config, const sources& from, const file_tables& 
                                             "one of qemu, clh, cloud-hypervisor", near, v1::CONFIG_SEVERITY_ERROR}));
     config.hypervisor = tables.empty() ? "qemu" : tables[0].name;
     found = find_hypervisor(config.hypervisor);
-  } else if (named && where.other.empty() && !tables.empty() && !has_table(asked)) {
+  } else if ((by_pod || (named && where.other.empty() && !tables.empty())) && !has_table(asked)) {
     problems.push_back(make_problem(where, {"runtime.hypervisor_name", '"' + asked + '"', "there is no table [hypervisor." + asked + "]",
-                                            {}, tables[0].name, v1::CONFIG_SEVERITY_ERROR}));
+                                            {}, tables.empty() ? std::string{} : tables[0].name, v1::CONFIG_SEVERITY_ERROR}));
   }
   config.backend = found->backend;
   if (auto* table = has_table(config.hypervisor))

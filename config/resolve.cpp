@@ -169,9 +169,13 @@ std::vector<warning> warnings_of(const std::vector<problem>& problems) {
 }
 
 outcome resolve(const v1::ResolveConfig& request, const sources& from, const host_facts& host) {
+  outcome out;
+  if (from.files.empty() && has_error(from.problems)) {
+    out.problems = from.problems;  // nothing was read: what built-in values would give is beside the point
+    return out;
+  }
   auto loaded = load(from, options_of(request));
   const auto& config = loaded.config;
-  outcome out;
   out.problems = std::move(loaded.problems);
   auto figures = adapt(config, host);
   out.problems.insert(out.problems.end(), figures.too_large.begin(), figures.too_large.end());
@@ -209,8 +213,12 @@ outcome resolve(const v1::ResolveConfig& request, const host_facts& host) {
 }
 
 v1::ConfigReport check(const sources& from, const load_options& options, const host_facts& host) {
-  auto loaded = load(from, options);
   v1::ConfigReport out;
+  if (from.files.empty() && has_error(from.problems)) {
+    out.mutable_problems()->Add(from.problems.begin(), from.problems.end());
+    return out;
+  }
+  auto loaded = load(from, options);
   auto figures = adapt(loaded.config, host);
   out.set_ok(!has_error(loaded.problems) && figures.too_large.empty());
   for (auto& each : figures.too_large)

@@ -59,6 +59,18 @@ TEST(annotations, others_are_none_of_ours) {
   EXPECT_EQ(texts(with({{"io.kubernetes.cri.sandbox-memory", "x"}, {"io.katacontainers.pkg.oci.bundle_path", "/b"}}).problems), "");
 }
 
+TEST(annotations, of_kata_that_cannot_be_honoured_are_said) {
+  EXPECT_NE(texts(with({{"io.katacontainers.config_path", "/etc/x.toml"}}).problems).find("refused: whoever starts the sandbox names the file"), std::string::npos);
+  const auto other = with({{"io.katacontainers.container.resource.swappiness", "60"}});
+  EXPECT_EQ(errors(other.problems), 0);
+  EXPECT_NE(texts(other.problems).find("swappiness: has no meaning here"), std::string::npos);
+}
+
+TEST(annotations, a_pod_chooses_only_among_the_files_hypervisors) {
+  EXPECT_EQ(errors(with({{head + "runtime.hypervisor_name", "simulated"}}).problems), 1);
+  EXPECT_EQ(errors(with({{head + "runtime.hypervisor_name", "qemu"}}).problems), 0);
+}
+
 TEST(annotations, values_are_checked_like_a_file) {
   EXPECT_NE(texts(with({{head + "hypervisor.default_memory", "12"}}).problems).find("is too small"), std::string::npos);
   EXPECT_NE(texts(with({{head + "hypervisor.default_memory", "lots"}}).problems).find("cannot be read"), std::string::npos);
