@@ -121,13 +121,23 @@ struct adapter {
     if (path.empty() || host.exists(path))
       return path;
     auto near = nearest_path(host, path);
-    if (movable && base(near) == base(path)) {
+    const auto file_name = base(path);
+    if (movable && base(near) == file_name) {
       note(hv, name, '"' + near + '"', "is not there: the same file in the nearest directory");
       return near;
     }
-    lack(hv, name, std::string{"there is no such file"} +
-         (movable && out.architecture == "aarch64" ? " (Debian: package qemu-efi-aarch64 brings /usr/share/AAVMF/AAVMF_CODE.fd and AAVMF_VARS.fd)" : ""),
-         near);
+    if (movable && !file_name.empty())
+      for (std::string_view directory : {"/usr/share/AAVMF/", "/usr/share/OVMF/", "/usr/share/qemu-efi-aarch64/", "/usr/share/qemu/"})
+        if (auto own = std::string{directory} + file_name; host.exists(own)) {
+          note(hv, name, '"' + own + '"', "is not there: the host's own file of that name");
+          return own;
+        }
+    std::string package;
+    if (movable && file_name.starts_with("AAVMF_"))
+      package = " (Debian: package qemu-efi-aarch64 brings /usr/share/AAVMF/AAVMF_CODE.fd and AAVMF_VARS.fd)";
+    else if (movable && file_name.starts_with("OVMF"))
+      package = " (Debian: package ovmf brings /usr/share/OVMF/OVMF_CODE.fd and OVMF_VARS.fd)";
+    lack(hv, name, "there is no such file" + package, near);
     return {};
   }
 
@@ -142,7 +152,7 @@ struct adapter {
       else
         file(name);
     }
-    out.firmware = file("firmware", true);
+    out.firmware = config.text(hv, "firmware") == "auto" ? "auto" : file("firmware", true);
     out.firmware_volume = file("firmware_volume", true);
     file("entropy_source");
     const auto& flashes = config.list(hv, "pflashes");
@@ -235,10 +245,11 @@ struct adapter {
 
 adapted adapt(const layered& config, const host_facts& host) {
   adapted out;
+  if (config.backend.empty())
+    return out;  // refused by name: what this host would make of the figures is beside the point
   adapter all{config, host, out};
   all.architecture();
-  if (!config.backend.empty())
-    all.backend();
+  all.backend();
   all.programs();
   all.files();
   all.memory();

@@ -105,7 +105,8 @@ constexpr key rows[] = {
   {.in = hv, .name = "guest_extension_images", .type = tables, .from = family::kata_go, .what = refused,
    .why = "Caisson's own guest takes no further images", .doc = "Further images of the guest's root."},
   {.in = hv, .name = "firmware", .type = text, .unit = "path", .preset = "\"\"", .annotation = "=",
-   .doc = "Firmware of the VM. x86_64 needs none; on ARM64 memory hotplug by DIMM needs UEFI, so it is given here."},
+   .doc = "Firmware of the VM. Empty: none (x86_64: QEMU's own). On ARM64 memory hotplug by DIMM needs UEFI. `auto`: what "
+          "this host's firmware descriptors name (`caisson firmware list`)."},
   {.in = hv, .name = "firmware_volume", .type = text, .unit = "path", .preset = "\"\"", .annotation = "=",
    .doc = "Template of the firmware's variable store; each sandbox gets a copy."},
   {.in = hv, .name = "pflashes", .type = text_list, .unit = "paths", .preset = "[]", .backends = on::qemu,

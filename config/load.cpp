@@ -101,6 +101,8 @@ bool borrowed(const key& row) {
 void note_treatment(const layered& config, const key& row, const setting& set, std::vector<problem>& problems) {
   if (row.what == treatment::honoured || asks_for_nothing(row, set.content))
     return;
+  if (config.backend.empty() && row.in == table::hypervisor)
+    return;  // the whole hypervisor is refused
   const bool refused = row.what == treatment::refused;
   problems.push_back(make_problem(set.where, {config.full_name(row), set.written, (refused ? "refused: " : "has no meaning here: ") + std::string{row.why},
                                               {}, {}, refused ? v1::CONFIG_SEVERITY_ERROR : v1::CONFIG_SEVERITY_WARNING}));
@@ -194,6 +196,10 @@ bool take(layered& config, const key& row, value content, origin from, place whe
 
 void apply_overrides(layered& config, const load_options& options, std::vector<problem>& problems) {
   for (const auto& [path, text] : options.overrides) {
+    if (path == "architecture") {
+      apply_architecture(config, text, problems);
+      continue;
+    }
     const auto* row = find_key_by_path(path);
     place where{{}, {}, "command line"};
     if (!row) {

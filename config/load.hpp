@@ -74,6 +74,9 @@ void apply_annotations(layered& config, const load_options& options, std::vector
 /// Applies the command line over everything.
 void apply_overrides(layered& config, const load_options& options, std::vector<problem>& problems);
 
+/// The override `architecture` (architecture.cpp): "x86_64" or "aarch64" for `machine_type` and `path` together.
+void apply_architecture(layered& config, const std::string& asked, std::vector<problem>& problems);
+
 /// Checks one value against its row and stores it; false (and a problem) where it is not allowed.
 bool take(layered& config, const key& row, value content, origin from, place where, std::string written, std::string_view kind,
           std::vector<problem>& problems);

@@ -111,6 +111,22 @@ TEST(resolving, firmware_in_a_directory_that_is_spelt_otherwise_is_found) {
   EXPECT_NE(adaptation_of(out, "hypervisor.qemu.firmware"), "");
 }
 
+TEST(resolving, firmware_of_katas_own_prefix_is_found_where_the_host_has_it) {
+  auto facts = host({"/usr/bin/qemu-system-aarch64", "/usr/share/AAVMF/AAVMF_CODE.fd"});
+  facts.backends[0].architectures.push_back("aarch64");
+  const auto out = resolved("[hypervisor.qemu]\npath = \"/opt/kata/bin/qemu-system-aarch64\"\nmachine_type = \"virt\"\n"
+                            "firmware = \"/opt/kata/share/aavmf/AAVMF_CODE.fd\"\n", {}, facts);
+  ASSERT_TRUE(out.config) << texts(out.problems);
+  EXPECT_EQ(out.config->sandbox().firmware_path(), "/usr/share/AAVMF/AAVMF_CODE.fd");
+}
+
+TEST(resolving, a_hypervisor_without_a_backend_is_refused_with_one_message) {
+  const auto out = check(one("[hypervisor.firecracker]\npath = \"/usr/bin/firecracker\"\njailer_path = \"/j\"\nenable_iommu = true\n"), {}, host());
+  ASSERT_EQ(out.problems_size(), 1);
+  EXPECT_EQ(out.problems(0).text(), "c.toml:1:13: hypervisor.firecracker: hypervisor \"firecracker\" is not supported; backends: qemu, cloud-hypervisor");
+  EXPECT_EQ(out.adaptations_size(), 0);
+}
+
 TEST(resolving, limits_size_the_sandbox_by_the_rule) {
   v1::ResolveConfig request;
   request.add_limits()->set_memory_bytes(std::int64_t{3} << 30);
