@@ -9,6 +9,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <iostream>
@@ -360,6 +361,7 @@ TEST_F(live_driver, survives_being_killed) {
 TEST_F(live_driver, a_silent_vmm_is_seen_and_destroyed) {
   auto o = create(spec("stop-1", v1::MEMORY_METHOD_DIMM));
   auto pid = static_cast<pid_t>(o.vmm_pid());
+  ASSERT_GT(pid, 1);
   ::kill(pid, SIGSTOP);
   auto seen = inspect("stop-1");
   EXPECT_EQ(seen.vmm_pid(), pid);
@@ -376,6 +378,7 @@ TEST_F(live_driver, a_silent_vmm_is_seen_and_destroyed) {
 
 TEST_F(live_driver, tells_when_the_vmm_is_killed) {
   auto o = create(spec("died-1", v1::MEMORY_METHOD_VIRTIO_MEM));
+  ASSERT_GT(o.vmm_pid(), 1);
   ::kill(static_cast<pid_t>(o.vmm_pid()), SIGKILL);
   ASSERT_TRUE(client->wait_event(v1::VmEvent::KIND_VMM_DIED, 20s));
   EXPECT_NE(client->events.back().text().find("signal 9"), std::string::npos) << client->events.back().text();
@@ -402,6 +405,28 @@ TEST_F(live_driver, carries_commas_and_quotes_in_paths) {
   auto& line = agent.start({"cat", "/proc/cmdline"});
   ASSERT_TRUE(agent.finish(line, 30s));
   EXPECT_NE(line.output.find("caisson.odd=\"a,b'<&>\""), std::string::npos) << line.output;
+}
+
+TEST_F(live_driver, works_on_a_running_libvirt) {
+  auto* uri = std::getenv("CAISSON_TEST_LIBVIRT_URI");
+  if (!uri)
+    GTEST_SKIP() << "CAISSON_TEST_LIBVIRT_URI names no running libvirt (qemu+unix:///system?socket=PATH)";
+  auto s = spec("daemon-1", v1::MEMORY_METHOD_DIMM);
+  s.set_libvirt_uri(uri);
+  auto o = create(s);
+  ASSERT_EQ(o.state(), v1::VM_STATE_RUNNING);
+  agent_client agent{connect(o.channels().agent())};
+  ASSERT_TRUE(agent.wait(60s, [&] { return agent.hello.has_value(); }));
+  EXPECT_EQ(observed(client->ask(plug("daemon-1", "m0", 128 * mib))).plugged_bytes(), 128 * mib);
+  client->kill9();
+  open();
+  EXPECT_EQ(inspect("daemon-1").vmm_pid(), o.vmm_pid());
+  EXPECT_EQ(inspect("daemon-1").plugged_bytes(), 128 * mib);
+  {
+    stopwatch time{"destroy"};
+    EXPECT_EQ(observed(client->ask(destroy_call("daemon-1"))).state(), v1::VM_STATE_ABSENT);
+  }
+  EXPECT_EQ(traces("daemon-1"), std::vector<std::string>{});
 }
 
 TEST_F(live_driver, a_create_that_fails_leaves_nothing) {
