@@ -6,8 +6,8 @@ namespace caisson::agent {
 /// Mounts everything and makes / a mount that can be left by pivot_root (a container runtime needs it).
 void mount_file_systems();
 
-/// Inserts the modules of /etc/caisson/modules, one path a line, in that order. A module that fails is reported and passed
-/// over: whether the machine can do without it shows when the agent looks for its port.
+/// Inserts the modules of /etc/caisson/modules, one path a line, in that order. A module that fails is reported and
+/// passed over: whether the machine can do without it shows when the agent looks for its port.
 void load_modules();
 
 /// Memory that is plugged from now on comes online by itself, as movable, so that it can be taken out again.

@@ -22,8 +22,11 @@ v1::AgentFacts hotplug::facts() const {
 bool hotplug::await_memory(std::uint64_t request_id, const v1::AwaitMemory& wanted) {
   if (memory_waits_.size() >= waits_max)
     return false;
-  memory_waits_.push_back({request_id, wanted.mem_total_at_least_bytes(), wanted.mem_total_at_most_bytes(),
-                           clock::now() + milliseconds{std::min(wanted.wait_ms(), wait_ms_max)}, {}});
+  memory_waits_.push_back({request_id,
+                           wanted.mem_total_at_least_bytes(),
+                           wanted.mem_total_at_most_bytes(),
+                           clock::now() + milliseconds{std::min(wanted.wait_ms(), wait_ms_max)},
+                           {}});
   online_memory();
   step_memory();
   tick();
@@ -31,7 +34,7 @@ bool hotplug::await_memory(std::uint64_t request_id, const v1::AwaitMemory& want
 }
 
 bool hotplug::set_online_cpus(std::uint64_t request_id, const v1::SetOnlineCpus& wanted) {
-  answer_cpus();  // a newer target replaces the older one
+  answer_cpus(); // a newer target replaces the older one
   const auto now = clock::now();
   cpu_wait_ = cpu_wait{request_id, std::max(wanted.online(), 1u),
                        now + milliseconds{std::min(wanted.wait_ms(), wait_ms_max)}, now, false};
@@ -45,7 +48,9 @@ void hotplug::on_memory_event() {
   step_memory();
 }
 
-void hotplug::on_cpu_event() { step_cpus(); }
+void hotplug::on_cpu_event() {
+  step_cpus();
+}
 
 void hotplug::forget_waits() {
   memory_waits_.clear();
@@ -86,7 +91,8 @@ void hotplug::step_memory() {
       wait.reached_at = now;
     // MemTotal counts a block a moment before its state says online: the answer waits until both say the same, but not
     // for a block that stays offline.
-    const bool settled = reached && (now - wait.reached_at >= settle_for || (!memory_job_ && offline_memory_blocks().empty()));
+    const bool settled =
+        reached && (now - wait.reached_at >= settle_for || (!memory_job_ && offline_memory_blocks().empty()));
     if (!settled && now < wait.deadline)
       return false;
     done.push_back(wait.request_id);

@@ -12,13 +12,13 @@
 
 namespace caisson::agent {
 
-/// Brings memory and processors online, and answers AwaitMemory and SetOnlineCpus when their mark is reached or their wait
-/// is over, always with the facts as they are then. Ticks only while a wait is pending; news from the kernel (uevents) makes
-/// it look at once.
+/// Brings memory and processors online, and answers AwaitMemory and SetOnlineCpus when their mark is reached or their
+/// wait is over, always with the facts as they are then. Ticks only while a wait is pending; news from the kernel
+/// (uevents) makes it look at once.
 class hotplug {
 public:
   struct settings {
-    bool may_change = false;  ///< false: only looks (an agent under test on somebody's machine)
+    bool may_change = false; ///< false: only looks (an agent under test on somebody's machine)
     std::uint64_t boot_mem_total_bytes = 0;
   };
   using answer = std::function<void(std::uint64_t request_id, const v1::AgentFacts& facts)>;
@@ -49,13 +49,13 @@ private:
     std::uint64_t request_id;
     std::uint64_t at_least, at_most;
     clock::time_point deadline;
-    clock::time_point reached_at{};  // when the mark was first seen reached
+    clock::time_point reached_at{}; // when the mark was first seen reached
   };
   struct cpu_wait {
     std::uint64_t request_id;
     std::uint32_t online;
     clock::time_point deadline;
-    clock::time_point not_before;  // after a refused write the next try waits a little
+    clock::time_point not_before; // after a refused write the next try waits a little
     bool tried;
   };
 

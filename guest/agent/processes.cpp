@@ -143,7 +143,7 @@ void processes::read_output(std::uint64_t id, std::size_t which) {
     o.due -= std::min(o.due, bytes);
     if (p->exited && was_due && o.due == 0)
       settle(id);
-  } else if (n == 0 || (errno != EAGAIN && errno != EINTR)) {  // EIO: nobody has the terminal open any more
+  } else if (n == 0 || (errno != EAGAIN && errno != EINTR)) { // EIO: nobody has the terminal open any more
     end_output(*p, o);
     settle(id);
   }
@@ -244,7 +244,8 @@ void processes::on_stopped(std::uint32_t stream) {
 }
 
 bool processes::on_exit(pid_t pid, int status) {
-  const auto it = std::find_if(processes_.begin(), processes_.end(), [&](auto& entry) { return entry.second.pid == pid; });
+  const auto it =
+      std::find_if(processes_.begin(), processes_.end(), [&](auto& entry) { return entry.second.pid == pid; });
   if (it == processes_.end())
     return false;
   auto& p = it->second;

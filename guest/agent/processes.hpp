@@ -20,9 +20,9 @@ namespace caisson::agent {
 /// The commands that the host has started, each in a session and process group of its own, with pipes or a terminal.
 ///
 /// The end of a command. Its exit is reported after its output: everything that stood in its pipes when it ended is
-/// delivered, however slowly the host reads. What a child that it left behind writes later is delivered for `linger` more;
-/// then the streams end, the exit is reported, and the pipes are emptied into nothing, so that the child is neither
-/// blocked nor killed.
+/// delivered, however slowly the host reads. What a child that it left behind writes later is delivered for `linger`
+/// more; then the streams end, the exit is reported, and the pipes are emptied into nothing, so that the child is
+/// neither blocked nor killed.
 ///
 /// When the host goes (or another comes) the commands run on: standard input ends, output goes into nothing, a terminal
 /// hangs up.
@@ -55,7 +55,7 @@ private:
     std::uint32_t stream = 0;
     bool watched = false;
     bool done = false;
-    std::size_t due = 0;  // bytes that were in the pipe when the process ended
+    std::size_t due = 0; // bytes that were in the pipe when the process ended
   };
 
   struct process {
@@ -67,7 +67,7 @@ private:
     bool in_watched = false;
     bool in_eof = false;
     std::vector<std::byte> in_buffer;
-    std::array<output, 2> outputs;  // standard output, standard error
+    std::array<output, 2> outputs; // standard output, standard error
     bool exited = false;
     int status = 0;
     std::optional<event_loop::timer_id> linger_timer;

@@ -10,8 +10,8 @@
 
 namespace caisson::agent {
 
-/// Writes to /sys that may take long (a processor that comes online takes half a second in an emulated guest) happen in a
-/// child process, one batch at a time, so that the agent's loop goes on.
+/// Writes to /sys that may take long (a processor that comes online takes half a second in an emulated guest) happen in
+/// a child process, one batch at a time, so that the agent's loop goes on.
 class sysfs_writer {
 public:
   using batch = std::vector<std::pair<std::string, std::string>>;

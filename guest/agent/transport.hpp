@@ -17,17 +17,17 @@ namespace caisson::agent {
 /// The bytes between agent and host: a virtio-serial port, or a connected socket in tests. Everything that differs from
 /// one channel to another ends here.
 ///
-/// A port outlives the host's connections. The kernel tells of a coming and going host by waking the port's waiters and by
-/// SIGIO. The two are not in order with the data: bytes can arrive before the port counts as connected, and the
-/// news of an old connection's end after the first bytes of the next. So a missing host is believed only when
-/// it has been missing for a while (`gone_after`).
+/// A port outlives the host's connections. The kernel tells of a coming and going host by waking the port's waiters and
+/// by SIGIO. The two are not in order with the data: bytes can arrive before the port counts as connected, and the news
+/// of an old connection's end after the first bytes of the next. So a missing host is believed only when it has been
+/// missing for a while (`gone_after`).
 class transport {
 public:
   struct events {
     std::function<void(std::span<const std::byte>)> on_bytes;
-    std::function<bool()> wants_bytes;                    ///< false: leave the rest in the channel for now
-    std::function<std::vector<std::byte>()> next_output;  ///< empty: nothing to write
-    std::function<void()> on_gone;                        ///< the host has gone
+    std::function<bool()> wants_bytes;                   ///< false: leave the rest in the channel for now
+    std::function<std::vector<std::byte>()> next_output; ///< empty: nothing to write
+    std::function<void()> on_gone;                       ///< the host has gone
   };
 
   transport(event_loop& loop, unique_fd channel, events handlers, std::chrono::milliseconds gone_after);
@@ -55,7 +55,7 @@ private:
   unique_fd channel_;
   events handlers_;
   std::chrono::milliseconds gone_after_;
-  bool readable_ = true;  // edge-triggered: true until read says that there is nothing
+  bool readable_ = true; // edge-triggered: true until read says that there is nothing
   bool writable_ = true;
   bool told_gone_ = true;
   std::optional<event_loop::timer_id> gone_timer_;

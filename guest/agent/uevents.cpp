@@ -32,7 +32,8 @@ void uevents::read_all() {
   for (;;) {
     sockaddr_nl from{};
     socklen_t from_size = sizeof from;
-    const auto n = ::recvfrom(socket_.get(), message.data(), message.size(), 0, reinterpret_cast<sockaddr*>(&from), &from_size);
+    const auto n =
+        ::recvfrom(socket_.get(), message.data(), message.size(), 0, reinterpret_cast<sockaddr*>(&from), &from_size);
     if (n < 0 && errno == ENOBUFS) {
       on_event_({"lost", ""});
       continue;
@@ -40,7 +41,7 @@ void uevents::read_all() {
     if (n <= 0)
       return;
     if (from.nl_pid != 0)
-      continue;  // not from the kernel
+      continue; // not from the kernel
     event seen;
     const std::string_view text{message.data(), static_cast<std::size_t>(n)};
     for (std::size_t at = 0; at < text.size();) {

@@ -13,8 +13,9 @@ namespace caisson::agent {
 class uevents {
 public:
   struct event {
-    std::string_view action;     ///< "add", "online", ...; "lost" when the kernel had more news than room: look at everything
-    std::string_view subsystem;  ///< "memory", "cpu", "virtio-ports", ...
+    std::string_view
+        action; ///< "add", "online", ...; "lost" when the kernel had more news than room: look at everything
+    std::string_view subsystem; ///< "memory", "cpu", "virtio-ports", ...
   };
 
   /// Opens the socket at once, so that nothing is missed; events are told from the loop.

@@ -11,22 +11,20 @@ namespace {
 
 constexpr std::array<std::byte, 4> magic{std::byte{0xC5}, std::byte{'C'}, std::byte{'S'}, std::byte{'N'}};
 
-template <class T>
-void put(std::byte* at, T value) {
+template <class T> void put(std::byte* at, T value) {
   for (std::size_t i = 0; i < sizeof(T); ++i)
     at[i] = static_cast<std::byte>(value >> (8 * i));
 }
 
-template <class T>
-T get(const std::byte* at) {
+template <class T> T get(const std::byte* at) {
   T value = 0;
   for (std::size_t i = 0; i < sizeof(T); ++i)
     value |= static_cast<T>(std::to_integer<std::uint8_t>(at[i])) << (8 * i);
   return value;
 }
 
-// FNV-1a on words of eight bytes: one multiplication a word, which matters in an emulated guest. It is there to notice a
-// frame that was cut off, not to resist anybody.
+// FNV-1a on words of eight bytes: one multiplication a word, which matters in an emulated guest. It is there to notice
+// a frame that was cut off, not to resist anybody.
 std::uint32_t checksum(std::span<const std::byte> bytes) {
   std::uint64_t sum = 0xcbf29ce484222325u ^ bytes.size();
   const auto mix = [&](std::uint64_t word) {
@@ -76,8 +74,8 @@ frame_decoder::found frame_decoder::parse(std::span<const std::byte> bytes, std:
       failure_ = "bytes that are no frame came from the guest in the middle of a connection";
       return found::failure;
     }
-    const auto* next = bytes.size() > 1 ? std::memchr(bytes.data() + 1, std::to_integer<int>(magic[0]), bytes.size() - 1)
-                                        : nullptr;
+    const auto* next =
+        bytes.size() > 1 ? std::memchr(bytes.data() + 1, std::to_integer<int>(magic[0]), bytes.size() - 1) : nullptr;
     taken = next ? static_cast<std::size_t>(static_cast<const std::byte*>(next) - bytes.data()) : bytes.size();
     return found::garbage;
   }

@@ -26,22 +26,23 @@
 ///
 /// Resynchronisation. The channel outlives both ends' connections, so either side may first see the rest of something
 /// that was meant for somebody else.
-///  - The host begins with frame_bytes_max zero bytes, then `open` with a new epoch. Zeros complete whatever frame a dead
-///    engine left half written (its payload checksum is then wrong and the guest drops it whole; or it lacked zeros only,
-///    and is what that engine meant to say), and what follows is seen at a frame's border. The guest never looks for a header inside a payload, so nothing that a user pipes into a
-///    command can pass for a header.
-///  - The guest drops everything until `open`, forgets the earlier epoch's queues, and stamps every frame with the new one.
+///  - The host begins with frame_bytes_max zero bytes, then `open` with a new epoch. Zeros complete whatever frame a
+///    dead engine left half written (its payload checksum is then wrong and the guest drops it whole; or it lacked
+///    zeros only, and is what that engine meant to say), and what follows is seen at a frame's border. The guest never
+///    looks for a header inside a payload, so nothing that a user pipes into a command can pass for a header.
+///  - The guest drops everything until `open`, forgets the earlier epoch's queues, and stamps every frame with the new
+///    one.
 ///  - The host drops every byte until a header with its own epoch. What was written before the guest saw `open` cannot
 ///    contain that random number. From the first such header on the bytes are exact: anything else is a protocol error.
 namespace caisson::guest_protocol {
 
 enum class frame_type : std::uint8_t {
-  open = 1,     ///< host to guest: a new connection; the header's epoch is the new one. No payload.
-  control = 2,  ///< payload is one HostControl or GuestControl
-  data = 3,     ///< payload is 1.. bytes of the stream
-  end = 4,      ///< the sender has no more bytes for this stream. No payload.
-  credit = 5,   ///< payload is u32: so many bytes more may be sent on this stream
-  stop = 6,     ///< the receiver reads no more of this stream: the sender answers with `end`. No payload.
+  open = 1,    ///< host to guest: a new connection; the header's epoch is the new one. No payload.
+  control = 2, ///< payload is one HostControl or GuestControl
+  data = 3,    ///< payload is 1.. bytes of the stream
+  end = 4,     ///< the sender has no more bytes for this stream. No payload.
+  credit = 5,  ///< payload is u32: so many bytes more may be sent on this stream
+  stop = 6,    ///< the receiver reads no more of this stream: the sender answers with `end`. No payload.
 };
 
 struct frame_header {
@@ -70,7 +71,8 @@ public:
   /// The guest's decoder: frames of any epoch, garbage between frames is skipped, damaged frames are dropped.
   frame_decoder() = default;
 
-  /// The host's decoder: everything before the first header with `epoch` is skipped, everything else after it is an error.
+  /// The host's decoder: everything before the first header with `epoch` is skipped, everything else after it is an
+  /// error.
   explicit frame_decoder(std::uint64_t epoch) : epoch_{epoch} {}
 
   /// Takes all of `bytes` and calls `visit` for each frame that is complete. Returns what is wrong with the bytes, if
@@ -88,7 +90,7 @@ private:
   found parse(std::span<const std::byte> bytes, std::size_t& taken, const visitor& visit);
   std::size_t consume(std::span<const std::byte> bytes, const visitor& visit);
 
-  std::uint64_t epoch_ = 0;  // 0: any
+  std::uint64_t epoch_ = 0; // 0: any
   bool synced_ = false;
   bool dead_ = false;
   std::uint64_t skipped_bytes_ = 0;

@@ -13,8 +13,8 @@
 
 namespace caisson::guest_protocol {
 
-/// What the guest's session tells its owner (the agent, the simulated guest). Called from inside `feed` or `take_output`;
-/// a handler may call the session. Empty functions are skipped.
+/// What the guest's session tells its owner (the agent, the simulated guest). Called from inside `feed` or
+/// `take_output`; a handler may call the session. Empty functions are skipped.
 struct guest_events {
   /// A host has opened a new connection: what the earlier one started has lost its streams. Answer with send_hello.
   std::function<void()> on_open;
@@ -29,8 +29,8 @@ struct guest_events {
   std::function<void(std::uint32_t stream)> on_stopped;
 };
 
-/// The guest's end of the channel: no descriptors, no clock. Whatever the host sends that makes no sense is dropped (the
-/// host is trusted; the session only must not lose its place). Not thread-safe.
+/// The guest's end of the channel: no descriptors, no clock. Whatever the host sends that makes no sense is dropped
+/// (the host is trusted; the session only must not lose its place). Not thread-safe.
 class guest_session {
 public:
   explicit guest_session(guest_events events);

@@ -15,8 +15,8 @@
 
 namespace caisson::guest_protocol {
 
-/// What the host's session tells its owner. Every call comes from inside `feed` or `take_output`, on the caller's thread.
-/// A handler may call the session, but must not destroy it. Empty functions are skipped.
+/// What the host's session tells its owner. Every call comes from inside `feed` or `take_output`, on the caller's
+/// thread. A handler may call the session, but must not destroy it. Empty functions are skipped.
 struct host_events {
   /// Once after each `open`: the guest has answered. Texts are cut to 128 bytes.
   std::function<void(const v1::AgentHello&)> on_hello;
@@ -67,8 +67,8 @@ public:
   /// id used, stream number 0 or in use).
   [[nodiscard]] std::optional<std::string> send_request(const v1::AgentRequest& request);
 
-  /// Standard input of a command: takes as much as fits and says how much. Less than asked: on_writable follows. A stream
-  /// that was closed, stopped or is unknown takes everything and drops it.
+  /// Standard input of a command: takes as much as fits and says how much. Less than asked: on_writable follows. A
+  /// stream that was closed, stopped or is unknown takes everything and drops it.
   std::size_t write(std::uint32_t stream, std::span<const std::byte> bytes);
 
   /// End of standard input, after what was written.
@@ -103,8 +103,8 @@ private:
   std::uint64_t connection_ = 0;
   bool open_ = false, opening_ = false, greeted_ = false, dead_ = false;
   std::uint32_t strays_left_ = 0;
-  std::unordered_map<std::uint64_t, exec_streams> waiting_;  // by request id; zeros for what is no ExecStart
-  std::unordered_map<std::uint64_t, exec_streams> execs_;    // by exec id
+  std::unordered_map<std::uint64_t, exec_streams> waiting_; // by request id; zeros for what is no ExecStart
+  std::unordered_map<std::uint64_t, exec_streams> execs_;   // by exec id
 };
 
 } // namespace caisson::guest_protocol

@@ -12,8 +12,8 @@
 
 namespace caisson::guest_protocol {
 
-/// A small blocking host for tests: one connected socket, a host_session, and poll() with a deadline. Ends the test program's
-/// wait, not the program, when something doesn't come: every `wait` returns false then.
+/// A small blocking host for tests: one connected socket, a host_session, and poll() with a deadline. Ends the test
+/// program's wait, not the program, when something doesn't come: every `wait` returns false then.
 class agent_client {
 public:
   using milliseconds = std::chrono::milliseconds;
@@ -22,7 +22,7 @@ public:
     std::uint64_t request = 0, exec_id = 0;
     std::uint32_t in = 0, out = 0, err = 0;
     std::string output, errors;
-    std::size_t unread = 0;  // bytes kept from the guest's credit while `reading` is false
+    std::size_t unread = 0; // bytes kept from the guest's credit while `reading` is false
     std::optional<v1::ExecExited> exited;
     std::optional<v1::AgentFailure> failure;
   };
@@ -46,13 +46,13 @@ public:
   bool write(command& c, const std::string& text, milliseconds limit);
   void close_input(command& c) { session.close(c.in); }
 
-  bool reading = true;  ///< false: output is not consumed, so that the guest runs out of credit
+  bool reading = true; ///< false: output is not consumed, so that the guest runs out of credit
   std::optional<v1::AgentHello> hello;
   std::map<std::uint64_t, v1::AgentReply> replies;
   std::vector<v1::AgentNotice> notices;
   std::vector<std::uint32_t> stopped;
   std::string protocol_error;
-  bool closed = false;  ///< the other side has closed the channel
+  bool closed = false; ///< the other side has closed the channel
   host_session session;
 
 private:
@@ -64,7 +64,7 @@ private:
   std::size_t output_at_ = 0;
   std::uint64_t next_request_ = 1;
   std::uint32_t next_stream_ = 1;
-  std::map<std::uint64_t, command> commands_;  // by request id
+  std::map<std::uint64_t, command> commands_; // by request id
 };
 
 } // namespace caisson::guest_protocol

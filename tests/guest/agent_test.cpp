@@ -53,7 +53,7 @@ protected:
     if (!client_)
       return;
     EXPECT_EQ(client_->protocol_error, "");
-    client_.reset();  // the agent ends when its channel does
+    client_.reset(); // the agent ends when its channel does
     int status = 0;
     ASSERT_EQ(::waitpid(pid_, &status, 0), pid_);
     EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << status;
@@ -92,14 +92,18 @@ TEST_F(agent, answers_a_request_that_it_does_not_know) {
 }
 
 TEST_F(agent, gives_exact_exit_codes) {
-  for (const auto& [script, code, number] :
-       {std::tuple{"exit 0", 0, 0}, {"exit 7", 7, 0}, {"exit 255", 255, 0}, {"kill -9 $$", 137, 9}, {"kill -15 $$", 143, 15}}) {
+  for (const auto& [script, code, number] : {std::tuple{"exit 0", 0, 0},
+                                             {"exit 7", 7, 0},
+                                             {"exit 255", 255, 0},
+                                             {"kill -9 $$", 137, 9},
+                                             {"kill -15 $$", 143, 15}}) {
     auto& c = shell(script);
     ASSERT_TRUE(client_->finish(c, patience)) << script;
     EXPECT_EQ(c.exited->exit_code(), code) << script;
     EXPECT_EQ(c.exited->signal(), number) << script;
   }
-  for (const auto& [program, code] : {std::pair{"no-such-program", 127}, {"/no/such/program", 127}, {"/etc/passwd", 126}, {"/", 126}}) {
+  for (const auto& [program, code] :
+       {std::pair{"no-such-program", 127}, {"/no/such/program", 127}, {"/etc/passwd", 126}, {"/", 126}}) {
     auto& c = client_->start({program});
     ASSERT_TRUE(client_->finish(c, patience)) << program;
     EXPECT_EQ(c.exited->exit_code(), code) << program;
@@ -219,7 +223,7 @@ TEST_F(agent, gives_a_terminal_with_a_size_that_can_change) {
   ASSERT_TRUE(client_->ask(request, patience)->has_done());
   ASSERT_TRUE(client_->write(c, "\r", patience));
   ASSERT_TRUE(client_->wait(patience, [&] { return c.output.find("50 132") != std::string::npos; })) << c.output;
-  client_->close_input(c);  // end of input reads as an empty line
+  client_->close_input(c); // end of input reads as an empty line
   ASSERT_TRUE(client_->finish(c, patience));
   EXPECT_NE(c.output.find("end"), std::string::npos);
   EXPECT_EQ(c.errors, "");

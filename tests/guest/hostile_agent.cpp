@@ -19,7 +19,7 @@
 
 // caisson-hostile-agent: a guest whose agent does what no agent should. Which of it stands on the kernel command line:
 //
-//   caisson.hostile=lie      claims 1 EiB of memory and 4096 processors, and that every change was made; commands "succeed"
+//   caisson.hostile=lie      claims 1 EiB of memory and 4096 processors, and every change done; commands "succeed"
 //   caisson.hostile=stall    greets, then answers nothing and reads nothing
 //   caisson.hostile=silent   never greets
 //   caisson.hostile=flood    greets and answers, between notices without end
@@ -41,7 +41,8 @@ public:
       : mode_{std::move(mode)}, session_{{
                                     .on_open = [this] { greet(); },
                                     .on_request = [this](const v1::AgentRequest& r) { answer(r); },
-                                    .on_data = [this](auto stream, auto bytes) { session_.consumed(stream, bytes.size()); },
+                                    .on_data = [this](auto stream,
+                                                      auto bytes) { session_.consumed(stream, bytes.size()); },
                                     .on_eof = nullptr,
                                     .on_writable = nullptr,
                                     .on_stopped = nullptr,
@@ -113,7 +114,7 @@ private:
     case v1::AgentRequest::kPowerOff:
       if (mode_ != "lie")
         power_off();
-      reply.mutable_done();  // and goes on
+      reply.mutable_done(); // and goes on
       break;
     case v1::AgentRequest::kExecStart:
       reply.mutable_exec_started()->set_exec_id(request.id());
@@ -129,7 +130,8 @@ private:
       *reply.mutable_facts()->mutable_memory() =
           memory(request.has_await_memory() ? std::max(request.await_memory().mem_total_at_least_bytes(), exbibyte)
                                             : exbibyte);
-      *reply.mutable_facts()->mutable_cpus() = cpus(request.has_set_online_cpus() ? request.set_online_cpus().online() : 4096);
+      *reply.mutable_facts()->mutable_cpus() =
+          cpus(request.has_set_online_cpus() ? request.set_online_cpus().online() : 4096);
     }
     session_.send_reply(std::move(reply));
   }

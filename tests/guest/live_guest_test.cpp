@@ -74,10 +74,11 @@ protected:
 
 TEST_F(live, a_greets_with_its_facts) {
   const auto& hello = *client_->hello;
-  std::cout << "boot to hello: "
-            << std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::steady_clock::now() - started_).count()
-            << " ms\n"
-            << hello.DebugString();
+  std::cout
+      << "boot to hello: "
+      << std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::steady_clock::now() - started_).count()
+      << " ms\n"
+      << hello.DebugString();
   EXPECT_EQ(hello.architecture(), "x86_64");
   EXPECT_GT(hello.memory().mem_total_bytes(), 190 * mib);
   EXPECT_LT(hello.memory().mem_total_bytes(), 256 * mib);
@@ -124,7 +125,8 @@ TEST_F(live, c_runs_three_at_once_with_their_own_input) {
   for (int i = 1; i <= 3; ++i)
     commands.push_back(&client_->start({"sh", "-c", "read line; echo got $line; exit " + std::to_string(i)}));
   for (int i = 3; i >= 1; --i)
-    ASSERT_TRUE(client_->write(*commands[static_cast<std::size_t>(i - 1)], "number " + std::to_string(i) + "\n", patience));
+    ASSERT_TRUE(
+        client_->write(*commands[static_cast<std::size_t>(i - 1)], "number " + std::to_string(i) + "\n", patience));
   for (int i = 1; i <= 3; ++i) {
     auto& c = *commands[static_cast<std::size_t>(i - 1)];
     ASSERT_TRUE(client_->finish(c, patience));
@@ -188,10 +190,14 @@ TEST_F(live, g_answers_while_a_command_floods) {
 
 TEST_F(live, h_onlines_plugged_memory_and_lets_it_go) {
   const auto before = client_->hello->memory().mem_total_bytes();
-  EXPECT_NE(guest_->qmp(R"({"execute":"object-add","arguments":{"qom-type":"memory-backend-memfd","id":"d0","size":268435456}})")
+  EXPECT_NE(
+      guest_
+          ->qmp(
+              R"({"execute":"object-add","arguments":{"qom-type":"memory-backend-memfd","id":"d0","size":268435456}})")
+          .find("return"),
+      std::string::npos);
+  EXPECT_NE(guest_->qmp(R"({"execute":"device_add","arguments":{"driver":"pc-dimm","id":"dimm0","memdev":"d0"}})")
                 .find("return"),
-            std::string::npos);
-  EXPECT_NE(guest_->qmp(R"({"execute":"device_add","arguments":{"driver":"pc-dimm","id":"dimm0","memdev":"d0"}})").find("return"),
             std::string::npos);
   const auto grown = client_->ask(await_memory(before + 256 * mib, 0, 30'000), patience);
   ASSERT_TRUE(grown && grown->has_facts());
@@ -220,8 +226,9 @@ TEST_F(live, h_onlines_plugged_memory_and_lets_it_go) {
 TEST_F(live, h_follows_virtio_mem_in_small_steps) {
   const auto before = client_->hello->memory().mem_total_bytes();
   const auto request_bytes = [&](std::uint64_t bytes) {
-    const auto answer = guest_->qmp(R"({"execute":"qom-set","arguments":{"path":"vm0","property":"requested-size","value":)" +
-                                    std::to_string(bytes) + "}}");
+    const auto answer =
+        guest_->qmp(R"({"execute":"qom-set","arguments":{"path":"vm0","property":"requested-size","value":)" +
+                    std::to_string(bytes) + "}}");
     EXPECT_NE(answer.find("return"), std::string::npos) << answer;
   };
   for (const auto bytes : {200 * mib, 512 * mib}) {
@@ -240,20 +247,20 @@ TEST_F(live, h_follows_virtio_mem_in_small_steps) {
 
 TEST_F(live, i_onlines_processors_only_when_asked) {
   for (int i = 1; i <= 2; ++i) {
-    const auto add = R"({"execute":"device_add","arguments":{"driver":"qemu64-x86_64-cpu","id":"c)" + std::to_string(i) +
-                     R"(","socket-id":0,"core-id":)" + std::to_string(i) + R"(,"thread-id":0}})";
+    const auto add = R"({"execute":"device_add","arguments":{"driver":"qemu64-x86_64-cpu","id":"c)" +
+                     std::to_string(i) + R"(","socket-id":0,"core-id":)" + std::to_string(i) + R"(,"thread-id":0}})";
     const auto answer = guest_->qmp(add);
     EXPECT_NE(answer.find("return"), std::string::npos) << answer;
   }
   const auto up = client_->ask(set_cpus(3, 50'000), patience);
-  ASSERT_TRUE(up && up->has_facts());
+  ASSERT_TRUE(up && up->has_facts()) << guest_->console();
   EXPECT_EQ(up->facts().cpus().online(), 3u);
   EXPECT_EQ(up->facts().cpus().present(), 3u);
   auto& nproc = client_->start({"nproc"});
   ASSERT_TRUE(client_->finish(nproc, patience));
   EXPECT_EQ(nproc.output, "3\n");
   const auto down = client_->ask(set_cpus(1, 30'000), patience);
-  ASSERT_TRUE(down && down->has_facts());
+  ASSERT_TRUE(down && down->has_facts()) << guest_->console();
   EXPECT_EQ(down->facts().cpus().online(), 1u);
   EXPECT_EQ(down->facts().cpus().present(), 3u);
 }
@@ -263,7 +270,7 @@ TEST_F(live, j_serves_the_next_host_and_never_the_last_ones_bytes) {
   auto& yes = client_->start({"yes"});
   ASSERT_TRUE(client_->wait(patience, [&] { return yes.unread > 0; }));
   for (int i = 0; i < 3; ++i) {
-    connect();  // in the middle of frames, in both directions
+    connect(); // in the middle of frames, in both directions
     ASSERT_TRUE(client_ && client_->hello) << guest_->console();
     auto& echo = client_->start({"echo", "again"});
     ASSERT_TRUE(client_->finish(echo, patience));

@@ -20,7 +20,9 @@ bytes to_bytes(const std::string& text) {
   return {view.begin(), view.end()};
 }
 
-std::string to_text(std::span<const std::byte> b) { return {reinterpret_cast<const char*>(b.data()), b.size()}; }
+std::string to_text(std::span<const std::byte> b) {
+  return {reinterpret_cast<const char*>(b.data()), b.size()};
+}
 
 bytes operator+(bytes a, const bytes& b) {
   a.insert(a.end(), b.begin(), b.end());
@@ -28,8 +30,7 @@ bytes operator+(bytes a, const bytes& b) {
 }
 
 /// Feeds `whole` in pieces whose sizes come from `sizes`, again and again.
-template <class Feed>
-void in_pieces(const bytes& whole, const std::vector<std::size_t>& sizes, Feed feed) {
+template <class Feed> void in_pieces(const bytes& whole, const std::vector<std::size_t>& sizes, Feed feed) {
   std::size_t at = 0, turn = 0;
   while (at < whole.size()) {
     const auto size = sizes.empty() ? whole.size() : std::min(sizes[turn++ % sizes.size()] + 1, whole.size() - at);
@@ -106,8 +107,7 @@ struct recording_guest {
   }};
 };
 
-template <class Session>
-bytes all_output(Session& session) {
+template <class Session> bytes all_output(Session& session) {
   bytes out;
   while (session.has_output())
     out = std::move(out) + session.take_output();
@@ -181,7 +181,8 @@ TEST(frames, a_header_is_32_bytes_and_documented) {
   bytes whole;
   append_frame(whole, 0x0102030405060708, frame_type::data, 9, to_bytes("ab"));
   ASSERT_EQ(whole.size(), frame_header_bytes + 2);
-  EXPECT_EQ(to_text(std::span{whole}.first(4)), "\xC5" "CSN");
+  EXPECT_EQ(to_text(std::span{whole}.first(4)), "\xC5"
+                                                "CSN");
   EXPECT_EQ(whole[4], std::byte{8});
   EXPECT_EQ(whole[11], std::byte{1});
   EXPECT_EQ(whole[12], std::byte{3});
@@ -358,7 +359,7 @@ TEST(streams, a_flood_does_not_delay_a_reply) {
   settle(host, guest);
   guest.session.write(2, bytes(stream_buffer_bytes));
   guest.session.write(3, bytes(stream_buffer_bytes));
-  (void)guest.session.take_output(1);  // the flood is under way
+  (void)guest.session.take_output(1); // the flood is under way
   ASSERT_FALSE(host.session.send_request(facts_request(2)));
   guest.session.feed(host.session.take_output());
   host.log.clear();
@@ -534,7 +535,8 @@ TEST(hostile_guest, says_an_exit_before_the_output_has_ended) {
   *exited.mutable_notice() = exit_notice(1);
   EXPECT_EQ(error_after(control(started)), "");
   EXPECT_NE(error_after(control(started) + control(exited)), "");
-  EXPECT_EQ(error_after(control(started) + frame(frame_type::end, 2) + frame(frame_type::end, 3) + control(exited)), "");
+  EXPECT_EQ(error_after(control(started) + frame(frame_type::end, 2) + frame(frame_type::end, 3) + control(exited)),
+            "");
 }
 
 RC_GTEST_PROP(hostile_guest, damage_is_never_taken_for_truth, ()) {
@@ -554,10 +556,10 @@ RC_GTEST_PROP(hostile_guest, any_bytes_are_survived, ()) {
   recording_guest guest;
   host.session.open(1);
   const auto noise = *rc::gen::container<std::vector<bytes>>(rc::gen::oneOf(
-      some_bytes(200), rc::gen::map(rc::gen::pair(rc::gen::inRange(0, 9), some_bytes(100)),
-                                    [](const std::pair<int, bytes>& p) {
-                                      return frame(static_cast<frame_type>(p.first), static_cast<std::uint32_t>(p.first) % 4, p.second);
-                                    })));
+      some_bytes(200),
+      rc::gen::map(rc::gen::pair(rc::gen::inRange(0, 9), some_bytes(100)), [](const std::pair<int, bytes>& p) {
+        return frame(static_cast<frame_type>(p.first), static_cast<std::uint32_t>(p.first) % 4, p.second);
+      })));
   for (const auto& piece : noise) {
     host.session.feed(piece);
     guest.session.feed(piece);
