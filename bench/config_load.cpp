@@ -12,8 +12,8 @@
 #include "config/load.hpp"
 
 /// Loading and checking a configuration against toml++ parsing the same text and nothing more, in interleaved pairs.
-/// usage: config_load [--json] [FILE]. Without FILE: Kata's own go-qemu-amd64.toml where CAISSON_KATA_CONFIGS names the directory
-/// that has it, else the file that the project ships.
+/// usage: config_load [--json] [FILE]. Without FILE: Kata's own go-qemu-amd64.toml where CAISSON_KATA_CONFIGS names the
+/// directory that has it, else the file that the project ships.
 namespace {
 
 using clock_type = std::chrono::steady_clock;
@@ -43,7 +43,8 @@ int main(int argc, char** argv) {
   }
   if (path.empty()) {
     const char* kata = std::getenv("CAISSON_KATA_CONFIGS");
-    path = kata && *kata ? std::string{kata} + "/go-qemu-amd64.toml" : std::string{CAISSON_SOURCE_DIR} + "/config/configuration.toml";
+    path = kata && *kata ? std::string{kata} + "/go-qemu-amd64.toml"
+                         : std::string{CAISSON_SOURCE_DIR} + "/config/configuration.toml";
   }
   std::ifstream file(path);
   std::stringstream read;
@@ -78,8 +79,10 @@ int main(int argc, char** argv) {
   }
   const auto a = median(bare), b = median(whole);
   if (json)
-    std::printf("{\"file\": \"%s\", \"rounds\": %d, \"toml_parse_us\": %.1f, \"load_and_check_us\": %.1f, \"ratio\": %.2f, \"bound\": \"2.0 or 500 us\", \"within\": %s}\n",
-                path.substr(path.rfind('/') + 1).c_str(), rounds, a, b, b / a, b <= std::max(2 * a, 500.0) ? "true" : "false");
+    std::printf("{\"file\": \"%s\", \"rounds\": %d, \"toml_parse_us\": %.1f, \"load_and_check_us\": %.1f, \"ratio\": "
+                "%.2f, \"bound\": \"2.0 or 500 us\", \"within\": %s}\n",
+                path.substr(path.rfind('/') + 1).c_str(), rounds, a, b, b / a,
+                b <= std::max(2 * a, 500.0) ? "true" : "false");
   else
     std::printf("%-24s  toml++ alone %.0f us, load and check %.0f us: ratio %.2f (medians of %d, %zu bytes)\n",
                 path.substr(path.rfind('/') + 1).c_str(), a, b, b / a, rounds, text.size());

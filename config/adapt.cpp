@@ -19,9 +19,13 @@ std::string parent(const std::string& path) {
   return slash == path.npos ? "" : slash == 0 ? "/" : path.substr(0, slash);
 }
 
-std::string base(const std::string& path) { return path.substr(path.rfind('/') + 1); }
+std::string base(const std::string& path) {
+  return path.substr(path.rfind('/') + 1);
+}
 
-std::string text_of(std::uint64_t bytes) { return std::to_string(bytes / mib) + " MiB"; }
+std::string text_of(std::uint64_t bytes) {
+  return std::to_string(bytes / mib) + " MiB";
+}
 
 struct adapter {
   const layered& config;
@@ -41,7 +45,11 @@ struct adapter {
   problem fault(table in, std::string_view name, std::string what, std::string near = {}) {
     const auto& set = config.at(in, name);
     const auto& written = set.written.empty() ? to_toml(set.content) : set.written;
-    return make_problem(set.where, {config.full_name(*find_key(in, name)), written, std::move(what), {}, std::move(near),
+    return make_problem(set.where, {config.full_name(*find_key(in, name)),
+                                    written,
+                                    std::move(what),
+                                    {},
+                                    std::move(near),
                                     v1::CONFIG_SEVERITY_ERROR});
   }
 
@@ -73,17 +81,21 @@ struct adapter {
     const auto& set = config.at(hv, "path");
     const place where = set.is_set() ? set.where : config.at(table::runtime, "hypervisor_name").where;
     const auto say = [&](std::string what) {
-      out.missing.push_back(make_problem(where, {"hypervisor." + config.hypervisor, {}, std::move(what), {}, {}, v1::CONFIG_SEVERITY_ERROR}));
+      out.missing.push_back(make_problem(
+          where, {"hypervisor." + config.hypervisor, {}, std::move(what), {}, {}, v1::CONFIG_SEVERITY_ERROR}));
     };
     if (!found)
-      say("hypervisor \"" + config.hypervisor + "\" needs the backend " + config.backend + ", which this build does not have; backends: " + all);
-    else if (!found->architectures.empty() &&
-             std::find(found->architectures.begin(), found->architectures.end(), out.architecture) == found->architectures.end())
-      say("guests of architecture " + out.architecture + " are not supported by backend " + config.backend + " in this build; backends: " + all);
+      say("hypervisor \"" + config.hypervisor + "\" needs the backend " + config.backend +
+          ", which this build does not have; backends: " + all);
+    else if (!found->architectures.empty() && std::find(found->architectures.begin(), found->architectures.end(),
+                                                        out.architecture) == found->architectures.end())
+      say("guests of architecture " + out.architecture + " are not supported by backend " + config.backend +
+          " in this build; backends: " + all);
   }
 
   /// A program of the host: the one named, else the host's own.
-  std::string program(std::string_view name, const std::vector<std::string>& own_names, const std::string& package, bool needed) {
+  std::string program(std::string_view name, const std::vector<std::string>& own_names, const std::string& package,
+                      bool needed) {
     const auto& asked = config.text(hv, name);
     if (!asked.empty() && host.exists(asked))
       return asked;
@@ -97,9 +109,9 @@ struct adapter {
       return {};
     auto near = asked.empty() ? std::string{} : nearest_path(host, asked);
     if (base(near) != base(asked))
-      near.clear();  // another program altogether
-    const auto none = (asked.empty() ? "not set, and this host has no " : "is not there, and this host has no ") + own_names.front() +
-                      " (looked in PATH and in the usual directories; " + package + ")";
+      near.clear(); // another program altogether
+    const auto none = (asked.empty() ? "not set, and this host has no " : "is not there, and this host has no ") +
+                      own_names.front() + " (looked in PATH and in the usual directories; " + package + ")";
     if (needed)
       lack(hv, name, none, near);
     else
@@ -109,7 +121,9 @@ struct adapter {
 
   void programs() {
     if (config.backend == "qemu")
-      out.vmm_path = program("path", {"qemu-system-" + out.architecture}, out.architecture == "aarch64" ? "Debian: package qemu-system-arm" : "Debian: package qemu-system-x86", true);
+      out.vmm_path = program(
+          "path", {"qemu-system-" + out.architecture},
+          out.architecture == "aarch64" ? "Debian: package qemu-system-arm" : "Debian: package qemu-system-x86", true);
     else if (config.backend == "cloud-hypervisor")
       out.vmm_path = program("path", {"cloud-hypervisor", "cloud-hypervisor-static"}, "no Debian package has it", true);
     out.virtio_fs_daemon = program("virtio_fs_daemon", {"virtiofsd"}, "Debian: package qemu-system-common", false);
@@ -127,7 +141,8 @@ struct adapter {
       return near;
     }
     if (movable && !file_name.empty())
-      for (std::string_view directory : {"/usr/share/AAVMF/", "/usr/share/OVMF/", "/usr/share/qemu-efi-aarch64/", "/usr/share/qemu/"})
+      for (std::string_view directory :
+           {"/usr/share/AAVMF/", "/usr/share/OVMF/", "/usr/share/qemu-efi-aarch64/", "/usr/share/qemu/"})
         if (auto own = std::string{directory} + file_name; host.exists(own)) {
           note(hv, name, '"' + own + '"', "is not there: the host's own file of that name");
           return own;
@@ -147,8 +162,10 @@ struct adapter {
       if (config.text(hv, name).empty())
         continue;
       if (own)
-        note(hv, name, "Caisson's own guest", name == "image" ? "guest = \"own\" boots Caisson's kernel and initramfs, whose agent the engine speaks to"
-             : "guest = \"own\" boots Caisson's kernel and initramfs, whose agent the engine speaks to; guest = \"file\" uses this file");
+        note(hv, name, "Caisson's own guest",
+             name == "image" ? "guest = \"own\" boots Caisson's kernel and initramfs, whose agent the engine speaks to"
+                             : "guest = \"own\" boots Caisson's kernel and initramfs, whose agent the engine speaks "
+                               "to; guest = \"file\" uses this file");
       else
         file(name);
     }
@@ -174,10 +191,11 @@ struct adapter {
       out.max_memory_bytes = host_bytes;
       note(hv, "default_maxmemory", std::to_string(host_bytes / mib),
            (asked_max == 0 ? "0 is as much as the host has: " : "the host has less: ") + text_of(host.memory_bytes) +
-             ", in whole blocks of 128 MiB");
+               ", in whole blocks of 128 MiB");
     }
     if (out.boot_memory_bytes > host_bytes)
-      out.too_large.push_back(fault(hv, "default_memory", "is more than this host has (" + text_of(host.memory_bytes) + ")"));
+      out.too_large.push_back(
+          fault(hv, "default_memory", "is more than this host has (" + text_of(host.memory_bytes) + ")"));
     out.memory_slots = static_cast<std::uint32_t>(config.integer(hv, "memory_slots"));
     if (out.memory_slots == 0) {
       out.memory_slots = 10;
@@ -190,7 +208,8 @@ struct adapter {
     if (config.at(hv, "enable_virtio_mem").is_set() && config.text(hv, "memory_method") != "auto" &&
         config.flag(hv, "enable_virtio_mem") != (config.text(hv, "memory_method") == "virtio-mem"))
       note(hv, "enable_virtio_mem", config.flag(hv, "enable_virtio_mem") ? "false" : "true",
-           "memory_method = \"" + config.text(hv, "memory_method") + "\" wins (" + to_string(config.at(hv, "memory_method").where) + ")");
+           "memory_method = \"" + config.text(hv, "memory_method") + "\" wins (" +
+               to_string(config.at(hv, "memory_method").where) + ")");
   }
 
   void processors() {
@@ -207,7 +226,8 @@ struct adapter {
       note(hv, "default_vcpus", "1", "0 is the default");
     } else if (asked < 0 || asked > host.cpus) {
       out.vcpus_milli = out.max_vcpus * 1000;
-      note(hv, "default_vcpus", std::to_string(out.max_vcpus), asked < 0 ? "below 0 is as many as there may be" : "the host has no more");
+      note(hv, "default_vcpus", std::to_string(out.max_vcpus),
+           asked < 0 ? "below 0 is as many as there may be" : "the host has no more");
     } else {
       out.vcpus_milli = static_cast<std::uint32_t>(std::ceil(asked * 1000 - 1e-9));
     }
@@ -228,7 +248,8 @@ struct adapter {
       return;
     }
     out.agent_connect_timeout_ms = least_boot_ms;
-    for (auto [name, scale] : {std::pair<std::string_view, std::int64_t>{"dial_timeout", 1000}, {"reconnect_timeout_ms", 1}}) {
+    for (auto [name, scale] :
+         {std::pair<std::string_view, std::int64_t>{"dial_timeout", 1000}, {"reconnect_timeout_ms", 1}}) {
       if (!config.at(table::agent, name).is_set())
         continue;
       const auto asked_ms = config.integer(table::agent, name) * scale;
@@ -236,7 +257,8 @@ struct adapter {
         out.agent_connect_timeout_ms = std::max(out.agent_connect_timeout_ms, static_cast<std::uint32_t>(asked_ms));
       else
         note(table::agent, name, std::to_string(least_boot_ms / scale),
-             "it bounds the whole boot here, which is slow without hardware virtualization; boot_timeout_ms sets it exactly");
+             "it bounds the whole boot here, which is slow without hardware virtualization; boot_timeout_ms sets it "
+             "exactly");
     }
   }
 };
@@ -246,7 +268,7 @@ struct adapter {
 adapted adapt(const layered& config, const host_facts& host) {
   adapted out;
   if (config.backend.empty())
-    return out;  // refused by name: what this host would make of the figures is beside the point
+    return out; // refused by name: what this host would make of the figures is beside the point
   adapter all{config, host, out};
   all.architecture();
   all.backend();

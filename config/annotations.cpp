@@ -19,39 +19,40 @@ struct known_annotation {
   std::string_view why;
 };
 constexpr known_annotation without_key[] = {
-  {"hypervisor.kernel_hash", "a hash that was asked for must not go unchecked, and the guest is Caisson's own"},
-  {"hypervisor.image_hash", "a hash that was asked for must not go unchecked, and the guest is Caisson's own"},
-  {"hypervisor.initrd_hash", "a hash that was asked for must not go unchecked, and the guest is Caisson's own"},
-  {"hypervisor.hypervisor_hash", "programs of the host are not checked by a hash"},
-  {"hypervisor.path_hash", "programs of the host are not checked by a hash"},
-  {"hypervisor.hypervisorctl_hash", "programs of the host are not checked by a hash"},
-  {"hypervisor.jailer_hash", "programs of the host are not checked by a hash"},
-  {"hypervisor.firmware_hash", "firmware is not checked by a hash"},
-  {"hypervisor.firmware_volume_hash", "firmware is not checked by a hash"},
-  {"hypervisor.asset_hash_type", "nothing is checked by a hash"},
+    {"hypervisor.kernel_hash", "a hash that was asked for must not go unchecked, and the guest is Caisson's own"},
+    {"hypervisor.image_hash", "a hash that was asked for must not go unchecked, and the guest is Caisson's own"},
+    {"hypervisor.initrd_hash", "a hash that was asked for must not go unchecked, and the guest is Caisson's own"},
+    {"hypervisor.hypervisor_hash", "programs of the host are not checked by a hash"},
+    {"hypervisor.path_hash", "programs of the host are not checked by a hash"},
+    {"hypervisor.hypervisorctl_hash", "programs of the host are not checked by a hash"},
+    {"hypervisor.jailer_hash", "programs of the host are not checked by a hash"},
+    {"hypervisor.firmware_hash", "firmware is not checked by a hash"},
+    {"hypervisor.firmware_volume_hash", "firmware is not checked by a hash"},
+    {"hypervisor.asset_hash_type", "nothing is checked by a hash"},
 };
 
 /// Kata's annotations outside of io.katacontainers.config.
 constexpr std::string_view kata_prefix = "io.katacontainers.";
 constexpr std::string_view internal_prefix = "io.katacontainers.pkg.";
 constexpr known_annotation outside_config[] = {
-  {"io.katacontainers.config_path", "whoever starts the sandbox names the file, not the pod"},
-  {"io.katacontainers.asset_hash_type", "nothing is checked by a hash"},
+    {"io.katacontainers.config_path", "whoever starts the sandbox names the file, not the pod"},
+    {"io.katacontainers.asset_hash_type", "nothing is checked by a hash"},
 };
 
 /// Keys whose annotation names a file of the host, and the list that says which.
 constexpr std::pair<std::string_view, std::string_view> path_lists[] = {
-  {"path", "valid_hypervisor_paths"},
-  {"ctlpath", "valid_ctlpaths"},
-  {"jailer_path", "valid_jailer_paths"},
-  {"virtio_fs_daemon", "valid_virtio_fs_daemon_paths"},
-  {"vhost_user_store_path", "valid_vhost_user_store_paths"},
-  {"entropy_source", "valid_entropy_sources"},
-  {"file_mem_backend", "valid_file_mem_backends"},
+    {"path", "valid_hypervisor_paths"},
+    {"ctlpath", "valid_ctlpaths"},
+    {"jailer_path", "valid_jailer_paths"},
+    {"virtio_fs_daemon", "valid_virtio_fs_daemon_paths"},
+    {"vhost_user_store_path", "valid_vhost_user_store_paths"},
+    {"entropy_source", "valid_entropy_sources"},
+    {"file_mem_backend", "valid_file_mem_backends"},
 };
 
 bool has_dots(std::string_view path) {
-  return path.find("/../") != path.npos || path.ends_with("/..") || path.find("/./") != path.npos || path.find("//") != path.npos;
+  return path.find("/../") != path.npos || path.ends_with("/..") || path.find("/./") != path.npos ||
+         path.find("//") != path.npos;
 }
 
 /// The gate is what the files say, never what another annotation has changed.
@@ -144,7 +145,8 @@ void apply_annotations(layered& config, const load_options& options, std::vector
       continue;
     const place where{{}, {}, "annotation " + escaped(name, longest_name)};
     const auto refuse = [&](std::string what, std::string allowed_text = {}, std::string near = {}) {
-      problems.push_back(make_problem(where, {{}, {}, std::move(what), std::move(allowed_text), std::move(near), v1::CONFIG_SEVERITY_ERROR}));
+      problems.push_back(make_problem(
+          where, {{}, {}, std::move(what), std::move(allowed_text), std::move(near), v1::CONFIG_SEVERITY_ERROR}));
     };
     if (name.size() > longest_name || text.size() > longest_text) {
       refuse("name or value is too long");
@@ -178,18 +180,21 @@ void apply_annotations(layered& config, const load_options& options, std::vector
       std::vector<std::string> names;
       for (const auto& each : all_keys())
         if (!each.annotation.empty())
-          names.push_back(std::string{table_name(each.in)} + '.' + std::string{each.annotation == "=" ? each.name : each.annotation});
+          names.push_back(std::string{table_name(each.in)} + '.' +
+                          std::string{each.annotation == "=" ? each.name : each.annotation});
       const std::vector<std::string_view> views(names.begin(), names.end());
       auto near = nearest(rest, views);
       // The file's key and the annotation are spelt differently: default_maxvcpus, default_max_vcpus.
       if (auto* by_key = find_key_by_path(rest); by_key && !by_key->annotation.empty())
-        near = std::string{table_name(by_key->in)} + '.' + std::string{by_key->annotation == "=" ? by_key->name : by_key->annotation};
+        near = std::string{table_name(by_key->in)} + '.' +
+               std::string{by_key->annotation == "=" ? by_key->name : by_key->annotation};
       refuse("unknown annotation", {}, near.empty() ? near : std::string{prefix} + near);
       continue;
     }
     if (group == "hypervisor" && !allowed.opens(base)) {
-      refuse("is not enabled: no expression of enable_annotations at " + to_string(files.at(table::hypervisor, "enable_annotations").where) +
-               " matches \"" + std::string{base} + "\" as a whole",
+      refuse("is not enabled: no expression of enable_annotations at " +
+                 to_string(files.at(table::hypervisor, "enable_annotations").where) + " matches \"" +
+                 std::string{base} + "\" as a whole",
              all_of(expressions));
       continue;
     }
@@ -203,14 +208,15 @@ void apply_annotations(layered& config, const load_options& options, std::vector
         path_is_valid = path_is_valid || (glob_match(glob, text) && !has_dots(text));
       if (!path_is_valid)
         refuse("\"" + escaped(text) + "\" is none of " + std::string{list_name} + " at " +
-                 to_string(files.at(table::hypervisor, list_name).where),
+                   to_string(files.at(table::hypervisor, list_name).where),
                all_of(globs));
     }
     if (!path_is_valid)
       continue;
     auto read = from_text(*row, text);
     if (!read) {
-      problems.push_back(make_problem(where, {config.full_name(*row), text, "cannot be read", allowed_of(*row), {}, v1::CONFIG_SEVERITY_ERROR}));
+      problems.push_back(make_problem(
+          where, {config.full_name(*row), text, "cannot be read", allowed_of(*row), {}, v1::CONFIG_SEVERITY_ERROR}));
       continue;
     }
     if (!take(config, *row, std::move(*read), origin::annotation, where, text, "a value", problems))
@@ -218,7 +224,11 @@ void apply_annotations(layered& config, const load_options& options, std::vector
     const auto& set = config.settings[index_of(*row)];
     if (row->what != treatment::honoured && !asks_for_nothing(*row, set.content)) {
       const bool refused = row->what == treatment::refused;
-      problems.push_back(make_problem(where, {config.full_name(*row), text, (refused ? "refused: " : "has no meaning here: ") + std::string{row->why}, {}, {},
+      problems.push_back(make_problem(where, {config.full_name(*row),
+                                              text,
+                                              (refused ? "refused: " : "has no meaning here: ") + std::string{row->why},
+                                              {},
+                                              {},
                                               refused ? v1::CONFIG_SEVERITY_ERROR : v1::CONFIG_SEVERITY_WARNING}));
     }
   }

@@ -20,8 +20,12 @@ void put(layered& config, std::string_view name, std::string text, const place& 
 void apply_architecture(layered& config, const std::string& asked, std::vector<problem>& problems) {
   const place where{{}, {}, "command line"};
   if (asked != "x86_64" && asked != "aarch64") {
-    problems.push_back(make_problem(where, {"architecture", asked, "is no architecture of a guest", "one of x86_64, aarch64",
-                                            asked == "arm64" ? "aarch64" : asked == "amd64" ? "x86_64" : "", v1::CONFIG_SEVERITY_ERROR}));
+    problems.push_back(
+        make_problem(where, {"architecture", asked, "is no architecture of a guest", "one of x86_64, aarch64",
+                             asked == "arm64"   ? "aarch64"
+                             : asked == "amd64" ? "x86_64"
+                                                : "",
+                             v1::CONFIG_SEVERITY_ERROR}));
     return;
   }
   const std::string machine = asked == "aarch64" ? "virt" : "q35";

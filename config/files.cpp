@@ -29,7 +29,8 @@ struct descriptor {
   }
 };
 
-void say(sources& out, const std::string& file, std::string what, v1::ConfigSeverity severity = v1::CONFIG_SEVERITY_ERROR, std::string near = {}) {
+void say(sources& out, const std::string& file, std::string what,
+         v1::ConfigSeverity severity = v1::CONFIG_SEVERITY_ERROR, std::string near = {}) {
   out.problems.push_back(make_problem({file, {1, 1}, {}}, {{}, {}, std::move(what), {}, std::move(near), severity}));
 }
 
@@ -42,15 +43,18 @@ std::string octal(mode_t mode) {
 /// Who can write a file decides what the engine runs as its own.
 bool is_safe(sources& out, const std::string& file, const struct stat& info, bool allow_writable) {
   if (info.st_mode & S_IWOTH) {
-    say(out, file, "can be written by everybody (mode " + octal(info.st_mode) + "): chmod o-w it, or say --allow-writable",
+    say(out, file,
+        "can be written by everybody (mode " + octal(info.st_mode) + "): chmod o-w it, or say --allow-writable",
         allow_writable ? v1::CONFIG_SEVERITY_WARNING : v1::CONFIG_SEVERITY_ERROR);
     return allow_writable;
   }
   struct stat above {};
   const auto directory = std::filesystem::path(file).parent_path().string();
-  if (::stat(directory.empty() ? "." : directory.c_str(), &above) == 0 && (above.st_mode & S_IWOTH) && !(above.st_mode & S_ISVTX)) {
-    say(out, file, "its directory " + directory + " can be written by everybody (mode " + octal(above.st_mode) +
-                     "): chmod o-w it, or say --allow-writable",
+  if (::stat(directory.empty() ? "." : directory.c_str(), &above) == 0 && (above.st_mode & S_IWOTH) &&
+      !(above.st_mode & S_ISVTX)) {
+    say(out, file,
+        "its directory " + directory + " can be written by everybody (mode " + octal(above.st_mode) +
+            "): chmod o-w it, or say --allow-writable",
         allow_writable ? v1::CONFIG_SEVERITY_WARNING : v1::CONFIG_SEVERITY_ERROR);
     return allow_writable;
   }
@@ -180,11 +184,12 @@ host_facts read_host_facts() {
     out.search_paths.push_back(own + "/caisson/configuration.toml");
   else if (auto home = environment("HOME"); !home.empty())
     out.search_paths.push_back(home + "/.config/caisson/configuration.toml");
-  for (const char* each : {"/etc/caisson/configuration.toml", "/etc/kata-containers/configuration.toml",
-                           "/etc/kata-containers/runtime-rs/configuration.toml", "/usr/share/defaults/kata-containers/configuration.toml",
-                           "/usr/share/defaults/kata-containers/runtime-rs/configuration.toml",
-                           "/opt/kata/share/defaults/kata-containers/configuration.toml",
-                           "/opt/kata/share/defaults/kata-containers/runtime-rs/configuration.toml"})
+  for (const char* each :
+       {"/etc/caisson/configuration.toml", "/etc/kata-containers/configuration.toml",
+        "/etc/kata-containers/runtime-rs/configuration.toml", "/usr/share/defaults/kata-containers/configuration.toml",
+        "/usr/share/defaults/kata-containers/runtime-rs/configuration.toml",
+        "/opt/kata/share/defaults/kata-containers/configuration.toml",
+        "/opt/kata/share/defaults/kata-containers/runtime-rs/configuration.toml"})
     out.search_paths.emplace_back(each);
 
   std::string path = environment("PATH");
@@ -194,7 +199,8 @@ host_facts read_host_facts() {
       out.program_paths.push_back(path.substr(begin, end - begin));
     begin = end + 1;
   }
-  for (const char* each : {"/usr/local/bin", "/usr/bin", "/usr/sbin", "/usr/libexec", "/usr/lib/qemu", "/opt/kata/bin", "/opt/kata/libexec"})
+  for (const char* each : {"/usr/local/bin", "/usr/bin", "/usr/sbin", "/usr/libexec", "/usr/lib/qemu", "/opt/kata/bin",
+                           "/opt/kata/libexec"})
     if (std::find(out.program_paths.begin(), out.program_paths.end(), each) == out.program_paths.end())
       out.program_paths.emplace_back(each);
 

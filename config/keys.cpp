@@ -6,14 +6,21 @@
 namespace caisson::config {
 namespace {
 
-constexpr std::array table_names = {"hypervisor", "hypervisor.factory", "factory", "agent", "agent.mem_agent",
-                                    "runtime",    "proxy",              "shim",    "netmon"};
+constexpr std::array table_names = {
+    "hypervisor", "hypervisor.factory", "factory", "agent", "agent.mem_agent", "runtime", "proxy", "shim", "netmon"};
 
 constexpr hypervisor_name hypervisors[] = {
-  {"qemu", "qemu"},     {"clh", "cloud-hypervisor"}, {"cloud-hypervisor", "cloud-hypervisor"}, {"simulated", "simulated"},
-  {"dragonball", ""},   {"firecracker", ""},         {"fc", ""},
-  {"stratovirt", ""},   {"remote", ""},              {"acrn", ""},
-  {"openvmm", ""},
+    {"qemu", "qemu"},
+    {"clh", "cloud-hypervisor"},
+    {"cloud-hypervisor", "cloud-hypervisor"},
+    {"simulated", "simulated"},
+    {"dragonball", ""},
+    {"firecracker", ""},
+    {"fc", ""},
+    {"stratovirt", ""},
+    {"remote", ""},
+    {"acrn", ""},
+    {"openvmm", ""},
 };
 
 std::vector<key> join() {
@@ -43,7 +50,7 @@ std::string without_instance(std::string_view path) {
     auto rest = path.substr(head.size());
     auto dot = rest.find('.');
     auto is_instance = dot != rest.npos && (head != "hypervisor." ? rest.substr(0, dot) == "kata"
-                                                                   : find_hypervisor(rest.substr(0, dot)) != nullptr);
+                                                                  : find_hypervisor(rest.substr(0, dot)) != nullptr);
     if (is_instance)
       return std::string{head} + std::string{rest.substr(dot + 1)};
   }
@@ -80,48 +87,57 @@ const key* find_key_by_path(std::string_view path) {
 
 const key* find_key_by_annotation(std::string_view group, std::string_view name) {
   for (const auto& row : all_keys())
-    if (!row.annotation.empty() && table_name(row.in) == group && (row.annotation == "=" ? row.name : row.annotation) == name)
+    if (!row.annotation.empty() && table_name(row.in) == group &&
+        (row.annotation == "=" ? row.name : row.annotation) == name)
       return &row;
   return nullptr;
 }
 
-std::size_t index_of(const key& row) { return static_cast<std::size_t>(&row - all_keys().data()); }
+std::size_t index_of(const key& row) {
+  return static_cast<std::size_t>(&row - all_keys().data());
+}
 
-std::string_view table_name(table in) { return table_names[static_cast<std::size_t>(in)]; }
+std::string_view table_name(table in) {
+  return table_names[static_cast<std::size_t>(in)];
+}
 
-std::string path_of(const key& row) { return std::string{table_name(row.in)} + '.' + std::string{row.name}; }
+std::string path_of(const key& row) {
+  return std::string{table_name(row.in)} + '.' + std::string{row.name};
+}
 
 std::string allowed_of(const key& row) {
   const auto unit = row.unit.empty() ? std::string{} : " (" + std::string{row.unit} + ")";
   switch (row.type) {
-    case value_type::boolean:
-      return "true or false";
-    case value_type::integer:
-      return "an integer, " + std::to_string(row.low) + " to " + std::to_string(row.high) + unit;
-    case value_type::number:
-      return "a number, " + std::to_string(row.low) + " to " + std::to_string(row.high) + unit;
-    case value_type::text: {
-      if (row.choices.empty())
-        return "a string" + unit;
-      std::string out = "one of ";
-      std::string_view rest = row.choices;
-      for (bool first = true;; first = false) {
-        const auto bar = rest.find('|');
-        out += (first ? "\"" : ", \"") + std::string{rest.substr(0, bar)} + '"';
-        if (bar == rest.npos)
-          return out;
-        rest.remove_prefix(bar + 1);
-      }
+  case value_type::boolean:
+    return "true or false";
+  case value_type::integer:
+    return "an integer, " + std::to_string(row.low) + " to " + std::to_string(row.high) + unit;
+  case value_type::number:
+    return "a number, " + std::to_string(row.low) + " to " + std::to_string(row.high) + unit;
+  case value_type::text: {
+    if (row.choices.empty())
+      return "a string" + unit;
+    std::string out = "one of ";
+    std::string_view rest = row.choices;
+    for (bool first = true;; first = false) {
+      const auto bar = rest.find('|');
+      out += (first ? "\"" : ", \"") + std::string{rest.substr(0, bar)} + '"';
+      if (bar == rest.npos)
+        return out;
+      rest.remove_prefix(bar + 1);
     }
-    case value_type::text_list:
-      return "an array of strings" + unit;
-    case value_type::tables:
-      return "an array of tables";
+  }
+  case value_type::text_list:
+    return "an array of strings" + unit;
+  case value_type::tables:
+    return "an array of tables";
   }
   return {};
 }
 
-std::span<const hypervisor_name> known_hypervisors() { return hypervisors; }
+std::span<const hypervisor_name> known_hypervisors() {
+  return hypervisors;
+}
 
 const hypervisor_name* find_hypervisor(std::string_view name) {
   for (const auto& known : hypervisors)

@@ -6,30 +6,40 @@
 #include <string_view>
 #include <vector>
 
-/// The key table: every key that may stand in a configuration.toml, with type, unit, default, range and what Caisson does
-/// with it. Loader, validation, annotations, `config explain`, the reference page, the JSON Schema and the annotated
-/// example file are all made from it. One file a TOML table: keys_hypervisor.cpp, keys_devices.cpp (the hypervisor's
-/// devices), keys_agent.cpp, keys_runtime.cpp, keys_other.cpp.
+/// The key table: every key that may stand in a configuration.toml, with type, unit, default, range and what Caisson
+/// does with it. Loader, validation, annotations, `config explain`, the reference page, the JSON Schema and the
+/// annotated example file are all made from it. One file a TOML table: keys_hypervisor.cpp, keys_devices.cpp (the
+/// hypervisor's devices), keys_agent.cpp, keys_runtime.cpp, keys_other.cpp.
 namespace caisson::config {
 
 enum class value_type : std::uint8_t { boolean, integer, number, text, text_list, tables };
 
 /// What Caisson does with a key.
 enum class treatment : std::uint8_t {
-  honoured,  ///< it acts
-  accepted,  ///< it is read, checked, and has no meaning here; a value that asks for something is reported
-  refused,   ///< a value that asks for something is an error
+  honoured, ///< it acts
+  accepted, ///< it is read, checked, and has no meaning here; a value that asks for something is reported
+  refused,  ///< a value that asks for something is an error
 };
 
 /// The TOML tables. `X` stands for the hypervisor's name.
-enum class table : std::uint8_t { hypervisor, hypervisor_factory, factory, agent, mem_agent, runtime, proxy, shim, netmon };
+enum class table : std::uint8_t {
+  hypervisor,
+  hypervisor_factory,
+  factory,
+  agent,
+  mem_agent,
+  runtime,
+  proxy,
+  shim,
+  netmon
+};
 
 /// Bits of key::backends.
 namespace on {
 inline constexpr std::uint8_t qemu = 1;
 inline constexpr std::uint8_t cloud_hypervisor = 2;
 inline constexpr std::uint8_t both = 3;
-inline constexpr std::uint8_t none = 0;  // only for hypervisors that Caisson has no backend for
+inline constexpr std::uint8_t none = 0; // only for hypervisors that Caisson has no backend for
 } // namespace on
 
 /// Who the key comes from, for the reference page.
@@ -39,20 +49,20 @@ struct key {
   table in{};
   std::string_view name;
   value_type type{};
-  std::string_view unit = {};         ///< "MiB", "s", "ms", "bytes", "%", ...; empty: a plain value
-  std::string_view preset = {};       ///< value where nothing sets it, as TOML; empty: not set
-  std::string_view page_preset = {};  ///< the same in the dialect "page", where it is another one
-  std::int64_t low = 0;               ///< integer, number: smallest value
-  std::int64_t high = 4294967295;     ///< integer, number: largest value
-  std::string_view choices = {};      ///< text: the allowed values, separated by '|'; empty: any
-  std::uint8_t backends = on::both;   ///< backends for which it has a meaning
-  std::string_view architectures = {};///< architectures for which it has a meaning; empty: all
+  std::string_view unit = {};          ///< "MiB", "s", "ms", "bytes", "%", ...; empty: a plain value
+  std::string_view preset = {};        ///< value where nothing sets it, as TOML; empty: not set
+  std::string_view page_preset = {};   ///< the same in the dialect "page", where it is another one
+  std::int64_t low = 0;                ///< integer, number: smallest value
+  std::int64_t high = 4294967295;      ///< integer, number: largest value
+  std::string_view choices = {};       ///< text: the allowed values, separated by '|'; empty: any
+  std::uint8_t backends = on::both;    ///< backends for which it has a meaning
+  std::string_view architectures = {}; ///< architectures for which it has a meaning; empty: all
   family from = family::kata;
-  std::string_view annotation = {};   ///< "=": the key's own name; else the annotation's base name; empty: none
+  std::string_view annotation = {}; ///< "=": the key's own name; else the annotation's base name; empty: none
   treatment what = treatment::honoured;
-  std::string_view inert = {};        ///< accepted, refused: values besides the preset that ask for nothing, by '|'; "*": all
-  std::string_view why = {};          ///< accepted, refused: the reason
-  std::string_view doc = {};          ///< one line for a person
+  std::string_view inert = {}; ///< accepted, refused: values besides the preset that ask for nothing, by '|'; "*": all
+  std::string_view why = {};   ///< accepted, refused: the reason
+  std::string_view doc = {};   ///< one line for a person
 };
 
 /// All keys, in the order of the reference page. The address of a row is its identity; index_of() is its place.

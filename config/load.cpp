@@ -19,7 +19,8 @@ std::string override_of(const load_options& options, std::string_view path) {
   return found;
 }
 
-/// Which [hypervisor.X] counts. Leaves config.hypervisor and config.backend set, with a problem where it cannot be told.
+/// Which [hypervisor.X] counts. Leaves config.hypervisor and config.backend set, with a problem where it cannot be
+/// told.
 void choose_hypervisor(layered& config, const sources& from, const file_tables& read, const load_options& options,
                        std::vector<problem>& problems) {
   const auto where_of = [&](std::size_t file, position at) { return place{from.files[file].path, at, {}}; };
@@ -36,15 +37,17 @@ void choose_hypervisor(layered& config, const sources& from, const file_tables& 
     for (const auto& each : tables)
       if (each.name == name)
         return &each;
-    for (const auto& each : tables)  // clh and cloud-hypervisor are one
-      if (auto* known = find_hypervisor(name); known && !known->backend.empty() && known->backend == find_hypervisor(each.name)->backend)
+    for (const auto& each : tables) // clh and cloud-hypervisor are one
+      if (auto* known = find_hypervisor(name);
+          known && !known->backend.empty() && known->backend == find_hypervisor(each.name)->backend)
         return &each;
     return nullptr;
   };
   auto asked = override_of(options, "runtime.hypervisor_name");
   bool by_pod = false;
   if (asked.empty()) {
-    if (auto at = options.annotations.find("io.katacontainers.config.runtime.hypervisor_name"); at != options.annotations.end()) {
+    if (auto at = options.annotations.find("io.katacontainers.config.runtime.hypervisor_name");
+        at != options.annotations.end()) {
       asked = at->second;
       by_pod = !asked.empty();
     }
@@ -58,10 +61,16 @@ void choose_hypervisor(layered& config, const sources& from, const file_tables& 
   } else if (tables.size() > 1) {
     std::string all;
     for (const auto& each : tables)
-      all += (all.empty() ? "" : ", ") + ("[hypervisor." + each.name + "] at " + to_string(where_of(each.file, each.at)));
-    problems.push_back(make_problem(where_of(tables[1].file, tables[1].at),
-                                    {"hypervisor." + tables[1].name, {}, "there is more than one hypervisor: " + all +
-                                     "; say which counts with hypervisor_name in [runtime]", {}, {}, v1::CONFIG_SEVERITY_ERROR}));
+      all +=
+          (all.empty() ? "" : ", ") + ("[hypervisor." + each.name + "] at " + to_string(where_of(each.file, each.at)));
+    problems.push_back(make_problem(
+        where_of(tables[1].file, tables[1].at),
+        {"hypervisor." + tables[1].name,
+         {},
+         "there is more than one hypervisor: " + all + "; say which counts with hypervisor_name in [runtime]",
+         {},
+         {},
+         v1::CONFIG_SEVERITY_ERROR}));
     asked = tables[0].name;
   } else if (tables.size() == 1) {
     asked = tables[0].name;
@@ -82,18 +91,28 @@ void choose_hypervisor(layered& config, const sources& from, const file_tables& 
     config.hypervisor = tables.empty() ? "qemu" : tables[0].name;
     found = find_hypervisor(config.hypervisor);
   } else if ((by_pod || (named && where.other.empty() && !tables.empty())) && !has_table(asked)) {
-    problems.push_back(make_problem(where, {"runtime.hypervisor_name", '"' + asked + '"', "there is no table [hypervisor." + asked + "]",
-                                            {}, tables.empty() ? std::string{} : tables[0].name, v1::CONFIG_SEVERITY_ERROR}));
+    problems.push_back(make_problem(where, {"runtime.hypervisor_name",
+                                            '"' + asked + '"',
+                                            "there is no table [hypervisor." + asked + "]",
+                                            {},
+                                            tables.empty() ? std::string{} : tables[0].name,
+                                            v1::CONFIG_SEVERITY_ERROR}));
   }
   config.backend = found->backend;
   if (auto* table = has_table(config.hypervisor))
     config.hypervisor = table->name;
   if (config.backend.empty())
-    problems.push_back(make_problem(where, {"hypervisor." + config.hypervisor, {}, "hypervisor \"" + config.hypervisor +
-                                            "\" is not supported; backends: qemu, cloud-hypervisor", {}, {}, v1::CONFIG_SEVERITY_ERROR}));
+    problems.push_back(make_problem(
+        where, {"hypervisor." + config.hypervisor,
+                {},
+                "hypervisor \"" + config.hypervisor + "\" is not supported; backends: qemu, cloud-hypervisor",
+                {},
+                {},
+                v1::CONFIG_SEVERITY_ERROR}));
 }
 
-/// A key that counts although its table is another hypervisor's: asked for on the command line, with one table to take from.
+/// A key that counts although its table is another hypervisor's: asked for on the command line, with one table to take
+/// from.
 bool borrowed(const key& row) {
   return row.backends == on::both && row.unit != "path" && row.unit != "paths" && row.unit != "globs";
 }
@@ -102,10 +121,14 @@ void note_treatment(const layered& config, const key& row, const setting& set, s
   if (row.what == treatment::honoured || asks_for_nothing(row, set.content))
     return;
   if (config.backend.empty() && row.in == table::hypervisor)
-    return;  // the whole hypervisor is refused
+    return; // the whole hypervisor is refused
   const bool refused = row.what == treatment::refused;
-  problems.push_back(make_problem(set.where, {config.full_name(row), set.written, (refused ? "refused: " : "has no meaning here: ") + std::string{row.why},
-                                              {}, {}, refused ? v1::CONFIG_SEVERITY_ERROR : v1::CONFIG_SEVERITY_WARNING}));
+  problems.push_back(make_problem(set.where, {config.full_name(row),
+                                              set.written,
+                                              (refused ? "refused: " : "has no meaning here: ") + std::string{row.why},
+                                              {},
+                                              {},
+                                              refused ? v1::CONFIG_SEVERITY_ERROR : v1::CONFIG_SEVERITY_WARNING}));
 }
 
 void check_expressions(const layered& config, std::vector<problem>& problems) {
@@ -116,8 +139,12 @@ void check_expressions(const layered& config, std::vector<problem>& problems) {
     quiet.set_max_mem(1 << 20);
     const RE2 expression(each, quiet);
     if (!expression.ok())
-      problems.push_back(make_problem(set.where, {"hypervisor." + config.hypervisor + ".enable_annotations", '"' + each + '"',
-                                                  "is no regular expression: " + escaped(expression.error()), {}, {}, v1::CONFIG_SEVERITY_ERROR}));
+      problems.push_back(make_problem(set.where, {"hypervisor." + config.hypervisor + ".enable_annotations",
+                                                  '"' + each + '"',
+                                                  "is no regular expression: " + escaped(expression.error()),
+                                                  {},
+                                                  {},
+                                                  v1::CONFIG_SEVERITY_ERROR}));
   }
 }
 
@@ -161,27 +188,28 @@ const std::vector<std::string>& layered::list(table in, std::string_view name) c
 
 std::string layered::full_name(const key& row) const {
   switch (row.in) {
-    case table::hypervisor:
-      return "hypervisor." + hypervisor + '.' + std::string{row.name};
-    case table::hypervisor_factory:
-      return "hypervisor." + hypervisor + ".factory." + std::string{row.name};
-    case table::agent:
-      return "agent.kata." + std::string{row.name};
-    case table::mem_agent:
-      return "agent.kata.mem_agent." + std::string{row.name};
-    case table::proxy:
-    case table::shim:
-      return std::string{table_name(row.in)} + ".kata." + std::string{row.name};
-    default:
-      return path_of(row);
+  case table::hypervisor:
+    return "hypervisor." + hypervisor + '.' + std::string{row.name};
+  case table::hypervisor_factory:
+    return "hypervisor." + hypervisor + ".factory." + std::string{row.name};
+  case table::agent:
+    return "agent.kata." + std::string{row.name};
+  case table::mem_agent:
+    return "agent.kata.mem_agent." + std::string{row.name};
+  case table::proxy:
+  case table::shim:
+    return std::string{table_name(row.in)} + ".kata." + std::string{row.name};
+  default:
+    return path_of(row);
   }
 }
 
-bool take(layered& config, const key& row, value content, origin from, place where, std::string written, std::string_view kind,
-          std::vector<problem>& problems) {
+bool take(layered& config, const key& row, value content, origin from, place where, std::string written,
+          std::string_view kind, std::vector<problem>& problems) {
   if (auto wrong = check_value(row, content, kind)) {
     auto allowed = allowed_of(row);
-    problems.push_back(make_problem(where, {config.full_name(row), written, wrong->what, std::move(allowed), wrong->hint, v1::CONFIG_SEVERITY_ERROR}));
+    problems.push_back(make_problem(where, {config.full_name(row), written, wrong->what, std::move(allowed),
+                                            wrong->hint, v1::CONFIG_SEVERITY_ERROR}));
     return false;
   }
   if (row.type == value_type::tables && kind == "an array" && std::holds_alternative<std::monostate>(content))
@@ -207,13 +235,18 @@ void apply_overrides(layered& config, const load_options& options, std::vector<p
       for (const auto& each : all_keys())
         names.push_back(each.name);
       const auto dot = path.rfind('.');
-      problems.push_back(make_problem(where, {path, text, "unknown key", {}, nearest(dot == path.npos ? path : path.substr(dot + 1), names),
+      problems.push_back(make_problem(where, {path,
+                                              text,
+                                              "unknown key",
+                                              {},
+                                              nearest(dot == path.npos ? path : path.substr(dot + 1), names),
                                               v1::CONFIG_SEVERITY_ERROR}));
       continue;
     }
     auto read = from_text(*row, text);
     if (!read) {
-      problems.push_back(make_problem(where, {config.full_name(*row), text, "cannot be read", allowed_of(*row), {}, v1::CONFIG_SEVERITY_ERROR}));
+      problems.push_back(make_problem(
+          where, {config.full_name(*row), text, "cannot be read", allowed_of(*row), {}, v1::CONFIG_SEVERITY_ERROR}));
       continue;
     }
     if (take(config, *row, std::move(*read), origin::command_line, where, text, "a value", problems))
@@ -254,14 +287,15 @@ load_result load(const sources& from, const load_options& options) {
   for (const auto& each : read.entries) {
     const auto where = where_of(each.file, each.node->begin);
     const auto& row = *each.row;
-    auto written = text_between(from.files[each.file].text, read.documents[each.file].line_starts, each.node->begin, each.node->end);
+    auto written = text_between(from.files[each.file].text, read.documents[each.file].line_starts, each.node->begin,
+                                each.node->end);
     if (each.hypervisor.empty() || each.hypervisor == config.hypervisor || (borrow && borrowed(row))) {
-      if (take(config, row, each.node->content, each.file == 0 ? origin::file : origin::drop_in, where, std::move(written), each.node->kind,
-               problems))
+      if (take(config, row, each.node->content, each.file == 0 ? origin::file : origin::drop_in, where,
+               std::move(written), each.node->kind, problems))
         continue;
     } else if (auto wrong = check_value(row, each.node->content, each.node->kind)) {
-      problems.push_back(make_problem(where, {"hypervisor." + each.hypervisor + '.' + std::string{row.name}, written, wrong->what,
-                                              allowed_of(row), wrong->hint, v1::CONFIG_SEVERITY_ERROR}));
+      problems.push_back(make_problem(where, {"hypervisor." + each.hypervisor + '.' + std::string{row.name}, written,
+                                              wrong->what, allowed_of(row), wrong->hint, v1::CONFIG_SEVERITY_ERROR}));
     }
   }
   for (const auto& row : all_keys())

@@ -75,14 +75,18 @@ bool is_dropped(const layered& config, const key& row) {
 
 std::string migrate(const layered& config) {
   writer out;
-  out.text = "# The same meaning in Caisson's own dialect. Lines that begin with `#-` are what the old file said and what has no\n"
+  out.text = "# The same meaning in Caisson's own dialect. Lines that begin with `#-` are what the old file said and "
+             "what has no\n"
              "# meaning here, with the reason.\n";
-  const auto tables = {
-    std::pair{hv, "hypervisor." + config.hypervisor}, {table::hypervisor_factory, "hypervisor." + config.hypervisor + ".factory"},
-    {table::factory, std::string{"factory"}},         {table::agent, std::string{"agent.kata"}},
-    {table::mem_agent, std::string{"agent.kata.mem_agent"}}, {table::runtime, std::string{"runtime"}},
-    {table::proxy, std::string{"proxy.kata"}},        {table::shim, std::string{"shim.kata"}},
-    {table::netmon, std::string{"netmon"}}};
+  const auto tables = {std::pair{hv, "hypervisor." + config.hypervisor},
+                       {table::hypervisor_factory, "hypervisor." + config.hypervisor + ".factory"},
+                       {table::factory, std::string{"factory"}},
+                       {table::agent, std::string{"agent.kata"}},
+                       {table::mem_agent, std::string{"agent.kata.mem_agent"}},
+                       {table::runtime, std::string{"runtime"}},
+                       {table::proxy, std::string{"proxy.kata"}},
+                       {table::shim, std::string{"shim.kata"}},
+                       {table::netmon, std::string{"netmon"}}};
   for (const auto& [in, name] : tables) {
     out.header(name);
     if (in == table::runtime) {

@@ -8,7 +8,9 @@ namespace {
 
 constexpr std::size_t longest = 64;
 
-char lower(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; }
+char lower(char c) {
+  return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
+}
 
 } // namespace
 
@@ -45,7 +47,7 @@ std::string nearest(std::string_view word, std::span<const std::string_view> can
     const auto allowed = std::max<std::size_t>(1, std::min(word.size(), candidate.size()) / 3);
     const auto lengths = std::max(word.size(), candidate.size()) - std::min(word.size(), candidate.size());
     if (lengths > allowed || lengths >= fewest)
-      continue;  // at least so many edits
+      continue; // at least so many edits
     const auto edits = distance(word, candidate);
     if (edits < fewest && edits <= allowed) {
       fewest = edits;

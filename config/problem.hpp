@@ -16,9 +16,9 @@ using warning = v1::ConfigWarning;
 
 /// Where something stands: a place in a file, an annotation, the command line, or built in.
 struct place {
-  std::string file;   ///< "" unless in a file
+  std::string file; ///< "" unless in a file
   position at;
-  std::string other;  ///< "annotation NAME", "command line", "built-in (page)"
+  std::string other; ///< "annotation NAME", "command line", "built-in (page)"
 };
 
 /// "FILE:LINE:COLUMN", or place::other.

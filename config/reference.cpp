@@ -8,20 +8,20 @@ namespace {
 
 /// What the shipped file sets; all other keys stand in it as comments.
 constexpr std::pair<std::string_view, std::string_view> shipped[] = {
-  {"hypervisor.path", "\"/usr/bin/qemu-system-x86_64\""},
-  {"hypervisor.machine_type", "\"q35\""},
-  {"hypervisor.accelerator", "\"auto\""},
-  {"hypervisor.default_vcpus", "1"},
-  {"hypervisor.default_maxvcpus", "0"},
-  {"hypervisor.default_memory", "1024"},
-  {"hypervisor.default_maxmemory", "4096"},
-  {"hypervisor.memory_slots", "10"},
-  {"hypervisor.memory_method", "\"auto\""},
-  {"hypervisor.default_bridges", "1"},
-  {"hypervisor.default_root_ports", "2"},
-  {"runtime.dialect", "\"page\""},
-  {"runtime.sizing_rule", "\"share\""},
-  {"runtime.static_sandbox_resource_mgmt", "false"},
+    {"hypervisor.path", "\"/usr/bin/qemu-system-x86_64\""},
+    {"hypervisor.machine_type", "\"q35\""},
+    {"hypervisor.accelerator", "\"auto\""},
+    {"hypervisor.default_vcpus", "1"},
+    {"hypervisor.default_maxvcpus", "0"},
+    {"hypervisor.default_memory", "1024"},
+    {"hypervisor.default_maxmemory", "4096"},
+    {"hypervisor.memory_slots", "10"},
+    {"hypervisor.memory_method", "\"auto\""},
+    {"hypervisor.default_bridges", "1"},
+    {"hypervisor.default_root_ports", "2"},
+    {"runtime.dialect", "\"page\""},
+    {"runtime.sizing_rule", "\"share\""},
+    {"runtime.static_sandbox_resource_mgmt", "false"},
 };
 
 constexpr std::string_view page_head = R"(# Configuration
@@ -79,7 +79,8 @@ that asks for something is an error. Defaults are the dialect `page`'s; the dial
 
 )";
 
-constexpr std::string_view example_head = R"(# Caisson: what a sandbox gets at boot. What it gets afterwards comes live: `caisson resize`.
+constexpr std::string_view example_head =
+    R"(# Caisson: what a sandbox gets at boot. What it gets afterwards comes live: `caisson resize`.
 # Generated from the key table by `caisson-config-doc example`. Every other key, Kata's and Kata 1.x' among them, is in
 # docs/configuration.md; `caisson config explain KEY` tells of one. Kata Containers' own files are read as they are.
 )";
@@ -90,15 +91,15 @@ struct part {
   std::string_view example_table;
 };
 constexpr part parts[] = {
-  {table::hypervisor, "[hypervisor.X]", "[hypervisor.qemu]"},
-  {table::hypervisor_factory, "[hypervisor.X.factory]", ""},
-  {table::factory, "[factory]", ""},
-  {table::agent, "[agent.kata]", "[agent.kata]"},
-  {table::mem_agent, "[agent.kata.mem_agent]", ""},
-  {table::runtime, "[runtime]", "[runtime]"},
-  {table::proxy, "[proxy.kata]", ""},
-  {table::shim, "[shim.kata]", ""},
-  {table::netmon, "[netmon]", ""},
+    {table::hypervisor, "[hypervisor.X]", "[hypervisor.qemu]"},
+    {table::hypervisor_factory, "[hypervisor.X.factory]", ""},
+    {table::factory, "[factory]", ""},
+    {table::agent, "[agent.kata]", "[agent.kata]"},
+    {table::mem_agent, "[agent.kata.mem_agent]", ""},
+    {table::runtime, "[runtime]", "[runtime]"},
+    {table::proxy, "[proxy.kata]", ""},
+    {table::shim, "[shim.kata]", ""},
+    {table::netmon, "[netmon]", ""},
 };
 
 std::string cell(std::string_view text) {
@@ -113,36 +114,38 @@ std::string cell(std::string_view text) {
 
 std::string short_allowed(const key& row) {
   switch (row.type) {
-    case value_type::integer:
-    case value_type::number:
-      return std::to_string(row.low) + (row.high == 9223372036854775807 ? " up" : " to " + std::to_string(row.high)) +
-             (row.unit.empty() ? "" : ' ' + std::string{row.unit});
-    case value_type::text: {
-      if (row.choices.empty())
-        return row.unit.empty() ? "text" : std::string{row.unit};
-      std::string out;
-      std::string_view rest = row.choices;
-      while (true) {
-        const auto bar = rest.find('|');
-        const auto one = rest.substr(0, bar);
-        out += (out.empty() ? "" : ", ") + (one.empty() ? std::string{"empty"} : std::string{one});
-        if (bar == rest.npos)
-          return out;
-        rest.remove_prefix(bar + 1);
-      }
+  case value_type::integer:
+  case value_type::number:
+    return std::to_string(row.low) + (row.high == 9223372036854775807 ? " up" : " to " + std::to_string(row.high)) +
+           (row.unit.empty() ? "" : ' ' + std::string{row.unit});
+  case value_type::text: {
+    if (row.choices.empty())
+      return row.unit.empty() ? "text" : std::string{row.unit};
+    std::string out;
+    std::string_view rest = row.choices;
+    while (true) {
+      const auto bar = rest.find('|');
+      const auto one = rest.substr(0, bar);
+      out += (out.empty() ? "" : ", ") + (one.empty() ? std::string{"empty"} : std::string{one});
+      if (bar == rest.npos)
+        return out;
+      rest.remove_prefix(bar + 1);
     }
-    case value_type::text_list:
-      return "list of " + std::string{row.unit.empty() ? "texts" : row.unit};
-    case value_type::boolean:
-      return "true, false";
-    case value_type::tables:
-      return "tables";
+  }
+  case value_type::text_list:
+    return "list of " + std::string{row.unit.empty() ? "texts" : row.unit};
+  case value_type::boolean:
+    return "true, false";
+  case value_type::tables:
+    return "tables";
   }
   return {};
 }
 
 std::string treatment_cell(const key& row) {
-  std::string out = row.what == treatment::honoured ? "honoured" : row.what == treatment::accepted ? "no meaning: " : "refused: ";
+  std::string out = row.what == treatment::honoured   ? "honoured"
+                    : row.what == treatment::accepted ? "no meaning: "
+                                                      : "refused: ";
   out += row.why;
   if (row.in == table::hypervisor && row.what == treatment::honoured && row.backends == on::qemu)
     out += " (QEMU)";
@@ -155,11 +158,11 @@ std::string treatment_cell(const key& row) {
 
 /// For keys without a preset: what the commented line of the example shows.
 constexpr std::pair<std::string_view, std::string_view> samples[] = {
-  {"hypervisor.overhead_vcpus", "0.2"},         {"hypervisor.overhead_memory", "32"},
-  {"hypervisor.kernel", "\"/boot/vmlinux\""},   {"hypervisor.initrd", "\"/boot/initrd\""},
-  {"agent.boot_timeout_ms", "60000"},           {"agent.dial_timeout", "60"},
-  {"agent.reconnect_timeout_ms", "60000"},      {"agent.create_container_timeout", "60"},
-  {"runtime.create_container_timeout", "60"},
+    {"hypervisor.overhead_vcpus", "0.2"},       {"hypervisor.overhead_memory", "32"},
+    {"hypervisor.kernel", "\"/boot/vmlinux\""}, {"hypervisor.initrd", "\"/boot/initrd\""},
+    {"agent.boot_timeout_ms", "60000"},         {"agent.dial_timeout", "60"},
+    {"agent.reconnect_timeout_ms", "60000"},    {"agent.create_container_timeout", "60"},
+    {"runtime.create_container_timeout", "60"},
 };
 
 std::string sample(const key& row) {
@@ -172,15 +175,20 @@ std::string sample(const key& row) {
   if (!row.page_preset.empty() || !row.preset.empty())
     return std::string{row.page_preset.empty() ? row.preset : row.page_preset};
   switch (row.type) {
-    case value_type::boolean: return "false";
-    case value_type::text: return "\"\"";
-    case value_type::text_list: return "[]";
-    default: return std::to_string(row.low);
+  case value_type::boolean:
+    return "false";
+  case value_type::text:
+    return "\"\"";
+  case value_type::text_list:
+    return "[]";
+  default:
+    return std::to_string(row.low);
   }
 }
 
 bool is_shipped(const key& row) {
-  return std::any_of(std::begin(shipped), std::end(shipped), [&](const auto& each) { return each.first == path_of(row); });
+  return std::any_of(std::begin(shipped), std::end(shipped),
+                     [&](const auto& each) { return each.first == path_of(row); });
 }
 
 /// Words of a line of documentation, wrapped as comments.
@@ -206,7 +214,8 @@ std::string wrapped(std::string_view text) {
 std::string reference_page() {
   std::string out{page_head};
   for (const auto& each : parts) {
-    out += "### `" + std::string{each.title} + "`\n\n| key | default | allowed | what it does | in Caisson | annotation |\n"
+    out += "### `" + std::string{each.title} +
+           "`\n\n| key | default | allowed | what it does | in Caisson | annotation |\n"
            "| --- | --- | --- | --- | --- | --- |\n";
     for (const auto& row : all_keys()) {
       if (row.in != each.in)
@@ -216,10 +225,14 @@ std::string reference_page() {
       std::string preset = page.empty() ? "" : '`' + page + '`';
       if (kata != page)
         preset += " (kata: `" + kata + "`)";
-      std::string from = row.from == family::caisson ? " (Caisson's own)" : row.from == family::kata_1x ? " (Kata 1.x)" : "";
-      std::string annotation = row.annotation.empty() ? "" : row.annotation == "=" ? "yes" : '`' + std::string{row.annotation} + '`';
-      out += "| `" + std::string{row.name} + '`' + from + " | " + cell(preset) + " | " + cell(short_allowed(row)) + " | " + cell(row.doc) + " | " +
-             cell(treatment_cell(row)) + " | " + annotation + " |\n";
+      std::string from = row.from == family::caisson   ? " (Caisson's own)"
+                         : row.from == family::kata_1x ? " (Kata 1.x)"
+                                                       : "";
+      std::string annotation = row.annotation.empty()  ? ""
+                               : row.annotation == "=" ? "yes"
+                                                       : '`' + std::string{row.annotation} + '`';
+      out += "| `" + std::string{row.name} + '`' + from + " | " + cell(preset) + " | " + cell(short_allowed(row)) +
+             " | " + cell(row.doc) + " | " + cell(treatment_cell(row)) + " | " + annotation + " |\n";
     }
     out += '\n';
   }

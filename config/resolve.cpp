@@ -36,7 +36,8 @@ std::uint32_t create_timeout_of(const layered& config) {
   return default_create_timeout_ms;
 }
 
-void add_note(std::vector<adaptation>& out, std::string key, std::string asked, std::string used, std::string why, std::string where) {
+void add_note(std::vector<adaptation>& out, std::string key, std::string asked, std::string used, std::string why,
+              std::string where) {
   auto& each = out.emplace_back();
   each.set_key(std::move(key));
   each.set_asked(std::move(asked));
@@ -59,36 +60,50 @@ void size(const v1::ResolveConfig& request, const layered& config, adapted& host
     base.overhead_vcpus_milli = static_cast<std::uint32_t>(config.number(hv, "overhead_vcpus") * 1000 + 0.5);
   std::vector<container_limits> limits;
   for (const auto& each : request.limits()) {
-    limits.push_back({each.memory_bytes(), each.hugepage_bytes(), each.cpu_quota_us(), each.cpu_period_us(), each.cpuset()});
+    limits.push_back(
+        {each.memory_bytes(), each.hugepage_bytes(), each.cpu_quota_us(), each.cpu_period_us(), each.cpuset()});
     if (!count_cpuset(each.cpuset()))
-      problems.push_back(make_problem({{}, {}, "container limits"}, {"cpuset", each.cpuset(), "is no set of processors", "a list such as 0-3,7",
-                                                                {}, v1::CONFIG_SEVERITY_ERROR}));
+      problems.push_back(make_problem(
+          {{}, {}, "container limits"},
+          {"cpuset", each.cpuset(), "is no set of processors", "a list such as 0-3,7", {}, v1::CONFIG_SEVERITY_ERROR}));
   }
   auto size = size_sandbox(base, limits);
   const auto& rule_where = config.at(table::runtime, "sizing_rule").where;
 
   const auto rounded = [](std::uint64_t bytes) {
-    return bytes > ~std::uint64_t{0} - boot_granule_bytes ? bytes / boot_granule_bytes * boot_granule_bytes
-                                                          : (bytes + boot_granule_bytes - 1) / boot_granule_bytes * boot_granule_bytes;
+    return bytes > ~std::uint64_t{0} - boot_granule_bytes
+               ? bytes / boot_granule_bytes * boot_granule_bytes
+               : (bytes + boot_granule_bytes - 1) / boot_granule_bytes * boot_granule_bytes;
   };
   size.boot_memory_bytes = rounded(size.boot_memory_bytes);
   size.target_memory_bytes = rounded(size.target_memory_bytes);
   if (size.boot_memory_bytes < guest_floor_bytes) {
-    add_note(host_figures.adaptations, "sandbox memory", std::to_string(size.boot_memory_bytes / mib) + " MiB", "256 MiB",
-             "the limits add up to less than a guest needs to boot", to_string(config.at(table::runtime, "static_sandbox_resource_mgmt").where));
+    add_note(host_figures.adaptations, "sandbox memory", std::to_string(size.boot_memory_bytes / mib) + " MiB",
+             "256 MiB", "the limits add up to less than a guest needs to boot",
+             to_string(config.at(table::runtime, "static_sandbox_resource_mgmt").where));
     size.boot_memory_bytes = guest_floor_bytes;
     size.target_memory_bytes = std::max(size.target_memory_bytes, guest_floor_bytes);
   }
   const auto too_big = [&](const std::string& what, std::string_view key_name) {
-    problems.push_back(make_problem({{}, {}, "container limits"},
-                                    {{}, {}, what + " by the sizing rule \"" + config.text(table::runtime, "sizing_rule") + "\" (" +
-                                     to_string(rule_where) + "), and " + std::string{key_name} + " allows less (" +
-                                     to_string(config.at(hv, key_name).where) + "): lower the limits or raise it", {}, {},
-                                     v1::CONFIG_SEVERITY_ERROR}));
+    problems.push_back(
+        make_problem({{}, {}, "container limits"},
+                     {{},
+                      {},
+                      what + " by the sizing rule \"" + config.text(table::runtime, "sizing_rule") + "\" (" +
+                          to_string(rule_where) + "), and " + std::string{key_name} + " allows less (" +
+                          to_string(config.at(hv, key_name).where) + "): lower the limits or raise it",
+                      {},
+                      {},
+                      v1::CONFIG_SEVERITY_ERROR}));
   };
   if (size.above_ceiling)
-    problems.push_back(make_problem({{}, {}, "container limits"}, {{}, {}, "add up to more than 256 GiB, the ceiling of the sizing rule \"share\"", {}, {},
-                                                              v1::CONFIG_SEVERITY_ERROR}));
+    problems.push_back(make_problem({{}, {}, "container limits"},
+                                    {{},
+                                     {},
+                                     "add up to more than 256 GiB, the ceiling of the sizing rule \"share\"",
+                                     {},
+                                     {},
+                                     v1::CONFIG_SEVERITY_ERROR}));
   else if (!request.limits().empty() && size.target_memory_bytes > host_figures.max_memory_bytes)
     too_big("need " + std::to_string(size.target_memory_bytes / mib) + " MiB", "default_maxmemory");
   auto boot_vcpus = whole_vcpus(size.boot_vcpus_milli);
@@ -171,7 +186,7 @@ std::vector<warning> warnings_of(const std::vector<problem>& problems) {
 outcome resolve(const v1::ResolveConfig& request, const sources& from, const host_facts& host) {
   outcome out;
   if (from.files.empty() && has_error(from.problems)) {
-    out.problems = from.problems;  // nothing was read: what built-in values would give is beside the point
+    out.problems = from.problems; // nothing was read: what built-in values would give is beside the point
     return out;
   }
   auto loaded = load(from, options_of(request));

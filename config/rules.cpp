@@ -20,21 +20,26 @@ struct rules {
   }
 
   /// Two keys; the message stands at the one that was set, the later of two.
-  void refuse(table in, std::string_view first, table other_in, std::string_view second, const std::string& what, std::string allowed = {}) {
+  void refuse(table in, std::string_view first, table other_in, std::string_view second, const std::string& what,
+              std::string allowed = {}) {
     if (!config.at(in, first).is_set() && config.at(other_in, second).is_set()) {
       std::swap(in, other_in);
       std::swap(first, second);
     }
     const auto& set = config.at(in, first);
-    problems.push_back(make_problem(set.where, {config.full_name(*find_key(in, first)), set.written,
-                                                what + "; the other is " + named(other_in, second), std::move(allowed), {},
+    problems.push_back(make_problem(set.where, {config.full_name(*find_key(in, first)),
+                                                set.written,
+                                                what + "; the other is " + named(other_in, second),
+                                                std::move(allowed),
+                                                {},
                                                 v1::CONFIG_SEVERITY_ERROR}));
   }
 
   void refuse_one(table in, std::string_view name, const std::string& what, std::string allowed = {}) {
     const auto& set = config.at(in, name);
-    problems.push_back(make_problem(set.where, {config.full_name(*find_key(in, name)), set.written, what, std::move(allowed), {},
-                                                v1::CONFIG_SEVERITY_ERROR}));
+    problems.push_back(make_problem(
+        set.where,
+        {config.full_name(*find_key(in, name)), set.written, what, std::move(allowed), {}, v1::CONFIG_SEVERITY_ERROR}));
   }
 
   void processors() {
@@ -63,17 +68,22 @@ struct rules {
     if (config.text(hv, "kernel").empty())
       refuse_one(hv, "guest", "guest = \"file\" needs `kernel`, which is not set");
     if (config.text(hv, "initrd").empty())
-      refuse_one(hv, "guest", config.text(hv, "image").empty()
-                                ? "guest = \"file\" needs `initrd`, which is not set"
-                                : "guest = \"file\" needs `initrd`, which is not set; an image is not attached");
+      refuse_one(hv, "guest",
+                 config.text(hv, "image").empty()
+                     ? "guest = \"file\" needs `initrd`, which is not set"
+                     : "guest = \"file\" needs `initrd`, which is not set; an image is not attached");
   }
 
   void vfio() {
-    const auto asks = [&](std::string_view name) { return !config.text(hv, name).empty() && config.text(hv, name) != "no-port"; };
+    const auto asks = [&](std::string_view name) {
+      return !config.text(hv, name).empty() && config.text(hv, name) != "no-port";
+    };
     if (asks("hot_plug_vfio") && asks("cold_plug_vfio"))
       refuse(hv, "hot_plug_vfio", hv, "cold_plug_vfio", "hot plug and cold plug at once");
-    if (config.integer(hv, "pcie_switch_port") > 0 && (config.integer(hv, "pcie_root_port") > 0 || config.integer(hv, "default_root_ports") > 0))
-      refuse(hv, "pcie_switch_port", hv, config.integer(hv, "pcie_root_port") > 0 ? "pcie_root_port" : "default_root_ports",
+    if (config.integer(hv, "pcie_switch_port") > 0 &&
+        (config.integer(hv, "pcie_root_port") > 0 || config.integer(hv, "default_root_ports") > 0))
+      refuse(hv, "pcie_switch_port", hv,
+             config.integer(hv, "pcie_root_port") > 0 ? "pcie_root_port" : "default_root_ports",
              "switch ports and root ports at once");
   }
 
@@ -88,31 +98,39 @@ struct rules {
       refuse_one(hv, "firmware_volume", "a variable store without `firmware`");
     const bool arm = config.text(hv, "machine_type") == "virt" || config.text(hv, "path").ends_with("aarch64");
     const auto& method = config.text(hv, "memory_method");
-    const bool dimm = method == "dimm" || (method == "auto" && at("enable_virtio_mem").is_set() && !config.flag(hv, "enable_virtio_mem"));
+    const bool dimm = method == "dimm" ||
+                      (method == "auto" && at("enable_virtio_mem").is_set() && !config.flag(hv, "enable_virtio_mem"));
     if (config.backend == "qemu" && arm && dimm && flashes.empty() && config.text(hv, "firmware").empty() &&
         !config.flag(table::runtime, "static_sandbox_resource_mgmt"))
-      refuse(hv, method == "dimm" ? "memory_method" : "enable_virtio_mem", hv, "firmware",
-             "on ARM64 memory hotplug by DIMM needs UEFI firmware (ACPI depends on it), and none is set: set firmware (Debian: "
-             "package qemu-efi-aarch64, /usr/share/AAVMF/AAVMF_CODE.fd), or enable_virtio_mem = true, which needs none");
+      refuse(
+          hv, method == "dimm" ? "memory_method" : "enable_virtio_mem", hv, "firmware",
+          "on ARM64 memory hotplug by DIMM needs UEFI firmware (ACPI depends on it), and none is set: set firmware "
+          "(Debian: "
+          "package qemu-efi-aarch64, /usr/share/AAVMF/AAVMF_CODE.fd), or enable_virtio_mem = true, which needs none");
   }
 
   void machine() {
     const auto& type = config.text(hv, "machine_type");
     const auto& path = config.text(hv, "path");
-    const auto of_path = path.ends_with("qemu-system-aarch64") ? "virt" : path.ends_with("qemu-system-x86_64") ? "q35" : "";
+    const auto of_path = path.ends_with("qemu-system-aarch64")  ? "virt"
+                         : path.ends_with("qemu-system-x86_64") ? "q35"
+                                                                : "";
     if (config.backend == "qemu" && *of_path && (type == "virt" || type == "q35") && type != of_path)
       refuse(hv, "machine_type", hv, "path", "this machine is another architecture's than the program");
     if (config.backend == "qemu" && type == "microvm")
       refuse_one(hv, "machine_type", "refused: microvm can hotplug neither memory nor processors", "q35, virt");
     if (config.backend == "qemu" && (type == "pseries" || type == "s390-ccw-virtio"))
-      refuse_one(hv, "machine_type", "refused: no such architecture here; architectures: x86_64 (q35), aarch64 (virt)", "q35, virt");
+      refuse_one(hv, "machine_type", "refused: no such architecture here; architectures: x86_64 (q35), aarch64 (virt)",
+                 "q35, virt");
   }
 
   void timeouts() {
     const auto rt = table::runtime;
-    if (config.at(rt, "create_container_timeout").is_set() && config.at(table::agent, "create_container_timeout").is_set() &&
+    if (config.at(rt, "create_container_timeout").is_set() &&
+        config.at(table::agent, "create_container_timeout").is_set() &&
         config.integer(rt, "create_container_timeout") != config.integer(table::agent, "create_container_timeout"))
-      refuse(rt, "create_container_timeout", table::agent, "create_container_timeout", "two names of one thing with different values");
+      refuse(rt, "create_container_timeout", table::agent, "create_container_timeout",
+             "two names of one thing with different values");
   }
 };
 

@@ -10,45 +10,49 @@ using json = nlohmann::ordered_json;
 json schema_of(const key& row) {
   json out;
   out["description"] = std::string{row.doc} + (row.unit.empty() ? "" : " Unit: " + std::string{row.unit} + '.') +
-                       (row.why.empty() ? "" : (row.what == treatment::refused ? " Refused: " : " No meaning in Caisson: ") + std::string{row.why} + '.');
+                       (row.why.empty() ? ""
+                                        : (row.what == treatment::refused ? " Refused: " : " No meaning in Caisson: ") +
+                                              std::string{row.why} + '.');
   switch (row.type) {
-    case value_type::boolean:
-      out["type"] = "boolean";
-      break;
-    case value_type::integer:
-    case value_type::number:
-      out["type"] = row.type == value_type::integer ? "integer" : "number";
-      out["minimum"] = row.low;
-      out["maximum"] = row.high;
-      break;
-    case value_type::text:
-      out["type"] = "string";
-      if (!row.choices.empty()) {
-        std::string_view rest = row.choices;
-        while (true) {
-          const auto bar = rest.find('|');
-          out["enum"].push_back(std::string{rest.substr(0, bar)});
-          if (bar == rest.npos)
-            break;
-          rest.remove_prefix(bar + 1);
-        }
+  case value_type::boolean:
+    out["type"] = "boolean";
+    break;
+  case value_type::integer:
+  case value_type::number:
+    out["type"] = row.type == value_type::integer ? "integer" : "number";
+    out["minimum"] = row.low;
+    out["maximum"] = row.high;
+    break;
+  case value_type::text:
+    out["type"] = "string";
+    if (!row.choices.empty()) {
+      std::string_view rest = row.choices;
+      while (true) {
+        const auto bar = rest.find('|');
+        out["enum"].push_back(std::string{rest.substr(0, bar)});
+        if (bar == rest.npos)
+          break;
+        rest.remove_prefix(bar + 1);
       }
-      break;
-    case value_type::text_list:
-      out["type"] = "array";
-      out["items"] = {{"type", "string"}};
-      break;
-    case value_type::tables:
-      out["type"] = "array";
-      out["items"] = {{"type", "object"}};
-      break;
+    }
+    break;
+  case value_type::text_list:
+    out["type"] = "array";
+    out["items"] = {{"type", "string"}};
+    break;
+  case value_type::tables:
+    out["type"] = "array";
+    out["items"] = {{"type", "object"}};
+    break;
   }
   const auto& preset = preset_of(row, true);
   if (!std::holds_alternative<std::monostate>(preset))
-    std::visit([&](const auto& content) {
-      if constexpr (!std::is_same_v<std::decay_t<decltype(content)>, std::monostate>)
-        out["default"] = content;
-    }, preset);
+    std::visit(
+        [&](const auto& content) {
+          if constexpr (!std::is_same_v<std::decay_t<decltype(content)>, std::monostate>)
+            out["default"] = content;
+        },
+        preset);
   if (row.what == treatment::refused)
     out["deprecated"] = true;
   return out;

@@ -75,7 +75,8 @@ sandbox_size size_sandbox(const sizing_base& base, std::span<const container_lim
       const auto period = static_cast<std::uint64_t>(each.cpu_period_us);
       const auto whole = quota / period;
       const auto rest = quota % period;
-      const auto scaled = rest > std::numeric_limits<std::uint64_t>::max() / 1000 ? 1000 : (rest * 1000 + period - 1) / period;
+      const auto scaled =
+          rest > std::numeric_limits<std::uint64_t>::max() / 1000 ? 1000 : (rest * 1000 + period - 1) / period;
       quota_milli = plus(quota_milli, plus(std::min<std::uint64_t>(whole, 4'000'000) * 1000, scaled));
     }
     processors own;
@@ -90,7 +91,8 @@ sandbox_size size_sandbox(const sizing_base& base, std::span<const container_lim
   out.target_memory_bytes = base.default_memory_bytes;
   out.target_vcpus_milli = base.default_vcpus_milli;
   if (memory) {
-    const auto floor = base.static_sizing && base.overhead_memory_bytes ? *base.overhead_memory_bytes : base.default_memory_bytes;
+    const auto floor =
+        base.static_sizing && base.overhead_memory_bytes ? *base.overhead_memory_bytes : base.default_memory_bytes;
     if (base.rule == sizing_rule::add || (base.static_sizing && base.overhead_memory_bytes)) {
       out.target_memory_bytes = plus(floor, memory);
     } else {
@@ -100,7 +102,8 @@ sandbox_size size_sandbox(const sizing_base& base, std::span<const container_lim
     }
   }
   if (wanted_milli) {
-    const auto own = base.static_sizing && base.overhead_vcpus_milli ? *base.overhead_vcpus_milli : base.default_vcpus_milli;
+    const auto own =
+        base.static_sizing && base.overhead_vcpus_milli ? *base.overhead_vcpus_milli : base.default_vcpus_milli;
     out.target_vcpus_milli = narrow(plus(own, wanted_milli));
   }
   if (base.static_sizing) {

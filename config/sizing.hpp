@@ -11,12 +11,13 @@
 ///
 ///   what             | add (Kata)                      | share (the secure-container page)
 ///   memory           | default + sum of limits         | max(default, sum of limits), at least 1 GiB, at most 256 GiB
-///   vCPUs            | ceil(default + sum of quota / period); without any quota: ceil(default) + processors in the cpusets
+///   vCPUs            | ceil(default + sum of quota / period); without any quota: ceil(default) + processors in the
+///   cpusets
 ///
-/// Dynamic sizing boots with the defaults and reaches the figures above once the guest answers. Static sizing boots with
-/// them; where overheads are set they stand in for the defaults, for each resource that has a limit. (Kata's Rust runtime
-/// gives a pod that limits only its processors a VM of `overhead_memory` alone, 32 MiB; here it keeps default_memory.)
-/// Limits <= 0 do not count. Hugepage limits add to memory.
+/// Dynamic sizing boots with the defaults and reaches the figures above once the guest answers. Static sizing boots
+/// with them; where overheads are set they stand in for the defaults, for each resource that has a limit. (Kata's Rust
+/// runtime gives a pod that limits only its processors a VM of `overhead_memory` alone, 32 MiB; here it keeps
+/// default_memory.) Limits <= 0 do not count. Hugepage limits add to memory.
 namespace caisson::config {
 
 inline constexpr std::uint64_t mib = std::uint64_t{1} << 20;
@@ -30,7 +31,7 @@ struct container_limits {
   std::int64_t hugepage_bytes = 0;
   std::int64_t cpu_quota_us = 0;
   std::int64_t cpu_period_us = 0;
-  std::string_view cpuset;  ///< "0-3,7"
+  std::string_view cpuset; ///< "0-3,7"
 };
 
 struct sizing_base {
@@ -45,9 +46,9 @@ struct sizing_base {
 struct sandbox_size {
   std::uint64_t boot_memory_bytes = 0;
   std::uint32_t boot_vcpus_milli = 0;
-  std::uint64_t target_memory_bytes = 0;  ///< once the guest answers; equals boot where nothing is to be added
+  std::uint64_t target_memory_bytes = 0; ///< once the guest answers; equals boot where nothing is to be added
   std::uint32_t target_vcpus_milli = 0;
-  bool above_ceiling = false;             ///< share: the limits ask for more than 256 GiB; target is the ceiling
+  bool above_ceiling = false; ///< share: the limits ask for more than 256 GiB; target is the ceiling
 };
 
 /// Saturates instead of overflowing.

@@ -43,11 +43,13 @@ struct table_reader {
       if (near.empty())
         near = nearest(node.name, all);
     }
-    problems.push_back(make_problem(where(file, node.name_at),
-                                    {full_table + '.' + node.name, node.is_table ? "" : written(file, node), what, {}, near, unknown()}));
+    problems.push_back(make_problem(
+        where(file, node.name_at),
+        {full_table + '.' + node.name, node.is_table ? "" : written(file, node), what, {}, near, unknown()}));
   }
 
-  void unknown_table(std::size_t file, const toml_node& node, const std::string& name, std::span<const std::string_view> known) {
+  void unknown_table(std::size_t file, const toml_node& node, const std::string& name,
+                     std::span<const std::string_view> known) {
     std::string allowed;
     for (auto each : known)
       allowed += (allowed.empty() ? "[" : ", [") + std::string{each} + ']';
@@ -57,19 +59,24 @@ struct table_reader {
     std::string what = node.is_table ? "unknown table" : "unknown key outside any table";
     if (const auto* row = find_key_by_path(name); row && !node.is_table && row->name == name)
       near = path_of(*row), what = "key outside any table";
-    problems.push_back(make_problem(where(file, node.name_at), {name, node.is_table ? "" : written(file, node), what, allowed, near, unknown()}));
+    problems.push_back(make_problem(where(file, node.name_at),
+                                    {name, node.is_table ? "" : written(file, node), what, allowed, near, unknown()}));
   }
 
   bool needs_table(std::size_t file, const toml_node& node, const std::string& name) {
     if (node.is_table)
       return true;
-    problems.push_back(make_problem(where(file, node.name_at), {name, written(file, node), "is " + std::string{node.kind} + ", not a table",
-                                                            "[" + name + "]", {}, v1::CONFIG_SEVERITY_ERROR}));
+    problems.push_back(make_problem(where(file, node.name_at), {name,
+                                                                written(file, node),
+                                                                "is " + std::string{node.kind} + ", not a table",
+                                                                "[" + name + "]",
+                                                                {},
+                                                                v1::CONFIG_SEVERITY_ERROR}));
     return false;
   }
 
-  void keys(std::size_t file, const toml_node& node, table in, const std::string& full_table, const std::string& hypervisor,
-            const char* subtable, table sub) {
+  void keys(std::size_t file, const toml_node& node, table in, const std::string& full_table,
+            const std::string& hypervisor, const char* subtable, table sub) {
     for (const auto& child : node.children) {
       if (subtable && child.name == subtable) {
         if (needs_table(file, child, full_table + '.' + subtable))
@@ -85,7 +92,8 @@ struct table_reader {
   }
 
   void root(std::size_t file, const toml_node& node) {
-    static constexpr std::array<std::string_view, 7> top = {"hypervisor", "factory", "agent", "runtime", "proxy", "shim", "netmon"};
+    static constexpr std::array<std::string_view, 7> top = {"hypervisor", "factory", "agent", "runtime",
+                                                            "proxy",      "shim",    "netmon"};
     for (const auto& child : node.children) {
       const auto& name = child.name;
       if (std::find(top.begin(), top.end(), name) == top.end()) {
@@ -119,8 +127,12 @@ struct table_reader {
       const auto full = "hypervisor." + child.name;
       const auto* row = find_key(table::hypervisor, child.name);
       if (!child.is_table && row) {
-        problems.push_back(make_problem(where(file, child.name_at), {full, written(file, child), "stands in no hypervisor's table",
-                                                                 {}, "[hypervisor.qemu]", v1::CONFIG_SEVERITY_ERROR}));
+        problems.push_back(make_problem(where(file, child.name_at), {full,
+                                                                     written(file, child),
+                                                                     "stands in no hypervisor's table",
+                                                                     {},
+                                                                     "[hypervisor.qemu]",
+                                                                     v1::CONFIG_SEVERITY_ERROR}));
         continue;
       }
       if (!needs_table(file, child, full))
@@ -130,8 +142,9 @@ struct table_reader {
         for (auto each : known)
           allowed += (allowed.empty() ? "[hypervisor." : ", [hypervisor.") + std::string{each} + ']';
         auto near = nearest(child.name, known);
-        problems.push_back(make_problem(where(file, child.name_at), {full, {}, "unknown table", allowed,
-                                                                 near.empty() ? near : "[hypervisor." + near + ']', unknown()}));
+        problems.push_back(make_problem(
+            where(file, child.name_at),
+            {full, {}, "unknown table", allowed, near.empty() ? near : "[hypervisor." + near + ']', unknown()}));
         continue;
       }
       out.hypervisors.push_back({child.name, file, child.name_at});
@@ -139,7 +152,8 @@ struct table_reader {
     }
   }
 
-  void instances(std::size_t file, const toml_node& node, table in, const std::string& head, const char* subtable, table sub) {
+  void instances(std::size_t file, const toml_node& node, table in, const std::string& head, const char* subtable,
+                 table sub) {
     static constexpr std::array<std::string_view, 1> known = {"kata"};
     for (const auto& child : node.children) {
       const auto full = head + '.' + child.name;
@@ -147,7 +161,8 @@ struct table_reader {
         auto near = nearest(child.name, known);
         problems.push_back(make_problem(where(file, child.name_at),
                                         {full, child.is_table ? "" : written(file, child),
-                                         child.is_table ? "unknown table" : "unknown key outside [" + head + ".kata]", "[" + head + ".kata]",
+                                         child.is_table ? "unknown table" : "unknown key outside [" + head + ".kata]",
+                                         "[" + head + ".kata]",
                                          near.empty() && child.is_table ? near : '[' + head + ".kata]", unknown()}));
         continue;
       }
@@ -191,7 +206,8 @@ broken_line read_broken_line(std::string_view text, position at) {
     if (equals == line.npos)
       return out;
     const auto name = trim(line.substr(0, equals));
-    if (name.empty() || name.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-") != name.npos)
+    if (name.empty() ||
+        name.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-") != name.npos)
       return out;
     out.full_key = (table_text.empty() ? "" : table_text + '.') + std::string{name};
     out.written = trim(line.substr(equals + 1));
@@ -219,8 +235,9 @@ std::string meant_by(const key& row, std::string_view written) {
 
 problem not_toml(const std::string& path, std::string_view text, const syntax_error& error, bool stopped) {
   const auto broken = read_broken_line(text, error.at);
-  std::string what = error.what.find("representable in 64 bits") != error.what.npos ? std::string{"does not fit into 64 bits"}
-                                                                                    : "not TOML: " + escaped(error.what, 200);
+  std::string what = error.what.find("representable in 64 bits") != error.what.npos
+                         ? std::string{"does not fit into 64 bits"}
+                         : "not TOML: " + escaped(error.what, 200);
   if (stopped)
     what += "; nothing behind this line was checked";
   std::string near;
@@ -233,7 +250,8 @@ problem not_toml(const std::string& path, std::string_view text, const syntax_er
     near = nearest(std::string_view{broken.full_key}.substr(broken.full_key.rfind('.') + 1), names);
   }
   return make_problem({path, broken.value_at.line ? broken.value_at : error.at, {}},
-                      {broken.full_key, broken.written, what, broken.row ? allowed_of(*broken.row) : std::string{}, near, v1::CONFIG_SEVERITY_ERROR});
+                      {broken.full_key, broken.written, what, broken.row ? allowed_of(*broken.row) : std::string{},
+                       near, v1::CONFIG_SEVERITY_ERROR});
 }
 
 } // namespace
@@ -245,7 +263,8 @@ file_tables read_tables(const sources& from, const load_options& options, std::v
   for (std::size_t i = 0; i < from.files.size(); ++i) {
     const auto& document = out.documents.emplace_back(read_toml(from.files[i].text));
     for (const auto& error : document.errors)
-      problems.push_back(not_toml(from.files[i].path, from.files[i].text, error, !document.complete && &error == &document.errors.back()));
+      problems.push_back(not_toml(from.files[i].path, from.files[i].text, error,
+                                  !document.complete && &error == &document.errors.back()));
     reader.root(i, document.root);
   }
   return out;

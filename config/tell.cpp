@@ -13,8 +13,7 @@ constexpr std::string_view type_names[] = {"boolean", "integer", "number", "stri
 constexpr std::string_view family_names[] = {"Kata", "Kata (Go)", "Kata (Rust)", "Kata 1.x", "Caisson"};
 constexpr std::string_view treatment_names[] = {"honoured", "accepted", "refused"};
 
-template <class E, std::size_t N>
-std::string name_of(const std::string_view (&names)[N], E value_of_enum) {
+template <class E, std::size_t N> std::string name_of(const std::string_view (&names)[N], E value_of_enum) {
   return std::string{names[static_cast<std::size_t>(value_of_enum)]};
 }
 
@@ -52,9 +51,9 @@ std::string explain(const key& row) {
   };
   out += "  " + said.doc() + '\n';
   const auto or_unset = [](const std::string& text) { return text.empty() ? std::string{"not set"} : text; };
-  line("default", said.default_kata() == said.default_page()
-                    ? or_unset(said.default_kata())
-                    : or_unset(said.default_page()) + " (dialect page), " + or_unset(said.default_kata()) + " (dialect kata)");
+  line("default", said.default_kata() == said.default_page() ? or_unset(said.default_kata())
+                                                             : or_unset(said.default_page()) + " (dialect page), " +
+                                                                   or_unset(said.default_kata()) + " (dialect kata)");
   line("allowed", said.allowed());
   line("treatment", said.treatment() + (said.why().empty() ? "" : ": " + said.why()));
   std::string backends;
@@ -138,7 +137,8 @@ std::vector<v1::ConfigDiff> differences(const layered& before, const layered& af
     each.set_where(std::move(where));
   };
   if (before.hypervisor != after.hypervisor)
-    add("hypervisor", '"' + before.hypervisor + '"', '"' + after.hypervisor + '"', to_string(after.at(table::runtime, "hypervisor_name").where));
+    add("hypervisor", '"' + before.hypervisor + '"', '"' + after.hypervisor + '"',
+        to_string(after.at(table::runtime, "hypervisor_name").where));
   for (const auto& row : all_keys()) {
     const auto& was = before.settings[index_of(row)];
     const auto& is = after.settings[index_of(row)];
@@ -151,7 +151,9 @@ std::vector<v1::ConfigDiff> differences(const layered& before, const layered& af
 std::string to_text(const std::vector<v1::ConfigDiff>& diffs) {
   std::string out;
   for (const auto& each : diffs) {
-    const auto or_unset = [](const std::string& text) { return text.empty() ? std::string{"not set"} : escaped(text, 4096); };
+    const auto or_unset = [](const std::string& text) {
+      return text.empty() ? std::string{"not set"} : escaped(text, 4096);
+    };
     out += each.key() + ": " + or_unset(each.before()) + " -> " + or_unset(each.after()) + "  # " + each.where() + '\n';
   }
   return out;

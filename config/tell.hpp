@@ -32,12 +32,14 @@ std::vector<v1::ConfigDiff> differences(const layered& before, const layered& af
 /// One line a difference; "" where there is none.
 std::string to_text(const std::vector<v1::ConfigDiff>& diffs);
 
-/// The same meaning as a file of Caisson's own dialect, with a comment for everything that is not taken over. Only for a
-/// configuration without errors. A file that names no dialect is read as Kata's: load it with runtime.dialect = "kata".
+/// The same meaning as a file of Caisson's own dialect, with a comment for everything that is not taken over. Only for
+/// a configuration without errors. A file that names no dialect is read as Kata's: load it with runtime.dialect =
+/// "kata".
 std::string migrate(const layered& config);
 
-/// Paths whose change means that the configuration has to be read again: the file as named, where its links lead, config.d
-/// and the files in it. Directories stand before their files, so that a watcher that takes the first N has the essentials.
+/// Paths whose change means that the configuration has to be read again: the file as named, where its links lead,
+/// config.d and the files in it. Directories stand before their files, so that a watcher that takes the first N has the
+/// essentials.
 std::vector<std::string> watch_set(const std::string& path, const sources& from);
 
 /// The generated documents: docs/configuration.md, config/configuration.toml, the JSON Schema.

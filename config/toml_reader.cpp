@@ -11,20 +11,32 @@ namespace {
 
 constexpr int most_broken_lines = 50;
 
-position at(const toml::source_position& p) { return {p.line, p.column}; }
+position at(const toml::source_position& p) {
+  return {p.line, p.column};
+}
 
 std::string_view kind_of(const toml::node& node) {
   switch (node.type()) {
-    case toml::node_type::table: return "a table";
-    case toml::node_type::array: return "an array";
-    case toml::node_type::string: return "a string";
-    case toml::node_type::integer: return "an integer";
-    case toml::node_type::floating_point: return "a fractional number";
-    case toml::node_type::boolean: return "a boolean";
-    case toml::node_type::date: return "a date";
-    case toml::node_type::time: return "a time";
-    case toml::node_type::date_time: return "a date";
-    default: return "nothing";
+  case toml::node_type::table:
+    return "a table";
+  case toml::node_type::array:
+    return "an array";
+  case toml::node_type::string:
+    return "a string";
+  case toml::node_type::integer:
+    return "an integer";
+  case toml::node_type::floating_point:
+    return "a fractional number";
+  case toml::node_type::boolean:
+    return "a boolean";
+  case toml::node_type::date:
+    return "a date";
+  case toml::node_type::time:
+    return "a time";
+  case toml::node_type::date_time:
+    return "a date";
+  default:
+    return "nothing";
   }
 }
 
@@ -95,14 +107,15 @@ std::vector<std::size_t> starts_of_lines(std::string_view text) {
 }
 
 /// Start and end of a line, from 1.
-std::pair<std::size_t, std::size_t> line_bounds(std::string_view text, const std::vector<std::size_t>& starts, std::uint32_t line) {
+std::pair<std::size_t, std::size_t> line_bounds(std::string_view text, const std::vector<std::size_t>& starts,
+                                                std::uint32_t line) {
   if (line == 0 || line > starts.size())
     return {text.size(), text.size()};
   return {starts[line - 1], line < starts.size() ? starts[line] - 1 : text.size()};
 }
 
-/// A line that is left out without touching its neighbours: `key = value`. (Without its header, a table's keys would fall
-/// into the table before it.)
+/// A line that is left out without touching its neighbours: `key = value`. (Without its header, a table's keys would
+/// fall into the table before it.)
 bool stands_alone(std::string_view line) {
   const auto first = line.find_first_not_of(" \t\r");
   if (first == line.npos)
@@ -110,8 +123,8 @@ bool stands_alone(std::string_view line) {
   if (line.find("\"\"\"") != line.npos || line.find("'''") != line.npos)
     return false;
   const auto is_key_byte = [](unsigned char c) {
-    return c >= 0x80 || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' || c == '-' || c == '"' ||
-           c == '.' || c == '\'';
+    return c >= 0x80 || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' ||
+           c == '-' || c == '"' || c == '.' || c == '\'';
   };
   return is_key_byte(static_cast<unsigned char>(line[first]));
 }
@@ -150,7 +163,8 @@ toml_document read_toml(std::string_view text) {
   return out;
 }
 
-std::string text_between(std::string_view text, const std::vector<std::size_t>& line_starts, position begin, position end) {
+std::string text_between(std::string_view text, const std::vector<std::size_t>& line_starts, position begin,
+                         position end) {
   constexpr std::size_t most = 200;
   if (begin.line == 0 || end.line < begin.line)
     return {};

@@ -17,14 +17,14 @@ struct position {
 };
 
 struct toml_node {
-  std::string name;            ///< the key; "" for the root
-  position name_at;            ///< of the key
-  position begin;              ///< of the value
-  position end;                ///< behind the value
-  std::string_view kind;       ///< "a string", "an integer", "a number", "a boolean", "an array", "a table", "a date", ...
-  value content;               ///< where the kind is one that keys take
+  std::string name;      ///< the key; "" for the root
+  position name_at;      ///< of the key
+  position begin;        ///< of the value
+  position end;          ///< behind the value
+  std::string_view kind; ///< "a string", "an integer", "a number", "a boolean", "an array", "a table", "a date", ...
+  value content;         ///< where the kind is one that keys take
   bool is_table = false;
-  std::vector<toml_node> children;  ///< of a table, in the order of the file
+  std::vector<toml_node> children; ///< of a table, in the order of the file
 };
 
 struct syntax_error {
@@ -34,15 +34,16 @@ struct syntax_error {
 
 struct toml_document {
   toml_node root;
-  std::vector<std::size_t> line_starts;  ///< offset of each line, the first at [0]
-  std::vector<syntax_error> errors;  ///< lines that are no TOML; they were left out of the tree
-  bool complete = true;              ///< false: reading stopped at the last error
+  std::vector<std::size_t> line_starts; ///< offset of each line, the first at [0]
+  std::vector<syntax_error> errors;     ///< lines that are no TOML; they were left out of the tree
+  bool complete = true;                 ///< false: reading stopped at the last error
 };
 
 /// Never throws. A line that is no TOML is reported and left out, so that the rest of the file is checked too.
 toml_document read_toml(std::string_view text);
 
 /// The text between two places of `text`, line breaks as spaces. `line_starts` are the document's.
-std::string text_between(std::string_view text, const std::vector<std::size_t>& line_starts, position begin, position end);
+std::string text_between(std::string_view text, const std::vector<std::size_t>& line_starts, position begin,
+                         position end);
 
 } // namespace caisson::config

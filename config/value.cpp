@@ -145,7 +145,11 @@ std::string escaped(std::string_view text, std::size_t most) {
     if (out.size() >= most)
       return out + "...";
     const auto c = static_cast<unsigned char>(text[i]);
-    std::size_t length = c < 0x80 ? 1 : c >= 0xc2 && c < 0xe0 ? 2 : c >= 0xe0 && c < 0xf0 ? 3 : c >= 0xf0 && c < 0xf5 ? 4 : 0;
+    std::size_t length = c < 0x80                ? 1
+                         : c >= 0xc2 && c < 0xe0 ? 2
+                         : c >= 0xe0 && c < 0xf0 ? 3
+                         : c >= 0xf0 && c < 0xf5 ? 4
+                                                 : 0;
     bool plain = length != 0 && i + length <= text.size() && c >= 0x20 && c != 0x7f;
     for (std::size_t j = 1; plain && j < length; ++j)
       plain = (static_cast<unsigned char>(text[i + j]) & 0xc0) == 0x80;
@@ -177,11 +181,24 @@ std::optional<std::uint64_t> parse_size(std::string_view text) {
   int shift = 0;
   if (!suffix.empty()) {
     switch (suffix.front()) {
-      case 'k': case 'K': shift = 10; break;
-      case 'm': case 'M': shift = 20; break;
-      case 'g': case 'G': shift = 30; break;
-      case 't': case 'T': shift = 40; break;
-      default: return std::nullopt;
+    case 'k':
+    case 'K':
+      shift = 10;
+      break;
+    case 'm':
+    case 'M':
+      shift = 20;
+      break;
+    case 'g':
+    case 'G':
+      shift = 30;
+      break;
+    case 't':
+    case 'T':
+      shift = 40;
+      break;
+    default:
+      return std::nullopt;
     }
     suffix.remove_prefix(1);
     if (!suffix.empty() && suffix != "i" && suffix != "iB" && suffix != "B" && suffix != "b" && suffix != "ib")
@@ -194,42 +211,42 @@ std::optional<std::uint64_t> parse_size(std::string_view text) {
 
 std::optional<value> from_text(const key& row, std::string_view text) {
   switch (row.type) {
-    case value_type::boolean:
-      if (text == "true" || text == "false")
-        return value{text == "true"};
-      return std::nullopt;
-    case value_type::integer: {
-      std::int64_t number = 0;
-      auto [end, failed] = std::from_chars(text.data(), text.data() + text.size(), number);
-      if (failed == std::errc{} && end == text.data() + text.size() && !text.empty())
-        return value{number};
-      auto bytes = parse_size(text);
-      if (!bytes || row.unit != "MiB" || (*bytes & 0xfffff) != 0)
-        return std::nullopt;
-      return value{static_cast<std::int64_t>(*bytes >> 20)};
-    }
-    case value_type::number: {
-      double number = 0;
-      auto [end, failed] = std::from_chars(text.data(), text.data() + text.size(), number);
-      if (failed != std::errc{} || end != text.data() + text.size() || text.empty())
-        return std::nullopt;
+  case value_type::boolean:
+    if (text == "true" || text == "false")
+      return value{text == "true"};
+    return std::nullopt;
+  case value_type::integer: {
+    std::int64_t number = 0;
+    auto [end, failed] = std::from_chars(text.data(), text.data() + text.size(), number);
+    if (failed == std::errc{} && end == text.data() + text.size() && !text.empty())
       return value{number};
-    }
-    case value_type::text:
-      return value{std::string{text}};
-    case value_type::text_list: {
-      if (auto array = parse_array(text))
-        return value{std::move(*array)};
-      if (!text.empty() && text.front() == '[')
-        return std::nullopt;
-      std::vector<std::string> out;
-      for (auto part : split(text, text.find(';') == text.npos ? ' ' : ';'))
-        if (part = trimmed(part); !part.empty())
-          out.emplace_back(part);
-      return value{std::move(out)};
-    }
-    case value_type::tables:
+    auto bytes = parse_size(text);
+    if (!bytes || row.unit != "MiB" || (*bytes & 0xfffff) != 0)
       return std::nullopt;
+    return value{static_cast<std::int64_t>(*bytes >> 20)};
+  }
+  case value_type::number: {
+    double number = 0;
+    auto [end, failed] = std::from_chars(text.data(), text.data() + text.size(), number);
+    if (failed != std::errc{} || end != text.data() + text.size() || text.empty())
+      return std::nullopt;
+    return value{number};
+  }
+  case value_type::text:
+    return value{std::string{text}};
+  case value_type::text_list: {
+    if (auto array = parse_array(text))
+      return value{std::move(*array)};
+    if (!text.empty() && text.front() == '[')
+      return std::nullopt;
+    std::vector<std::string> out;
+    for (auto part : split(text, text.find(';') == text.npos ? ' ' : ';'))
+      if (part = trimmed(part); !part.empty())
+        out.emplace_back(part);
+    return value{std::move(out)};
+  }
+  case value_type::tables:
+    return std::nullopt;
   }
   return std::nullopt;
 }
@@ -239,77 +256,79 @@ std::optional<complaint> check_value(const key& row, const value& v, std::string
     return complaint{"is " + std::string{kind} + ", not " + std::string{wanted}, std::move(hint)};
   };
   switch (row.type) {
-    case value_type::boolean: {
-      if (std::holds_alternative<bool>(v))
+  case value_type::boolean: {
+    if (std::holds_alternative<bool>(v))
+      return std::nullopt;
+    std::string hint;
+    if (auto* text = std::get_if<std::string>(&v)) {
+      static constexpr std::string_view words[] = {"true", "yes", "on", "1", "false", "no", "off", "0"};
+      if (const auto word = nearest(*text, words); !word.empty())
+        hint = word == "true" || word == "yes" || word == "on" || word == "1" ? "true" : "false";
+    }
+    if (auto* integer = std::get_if<std::int64_t>(&v); integer && (*integer == 0 || *integer == 1))
+      hint = *integer ? "true" : "false";
+    return wrong_type("a boolean", std::move(hint));
+  }
+  case value_type::integer: {
+    auto* integer = std::get_if<std::int64_t>(&v);
+    if (!integer)
+      return wrong_type("an integer", integer_hint(row, v));
+    if (*integer < row.low)
+      return complaint{*integer < 0 && row.low == 0 ? "is negative" : "is too small", {}};
+    if (*integer > row.high)
+      return complaint{"is too large", {}};
+    return std::nullopt;
+  }
+  case value_type::number: {
+    double number = 0;
+    if (auto* integer = std::get_if<std::int64_t>(&v))
+      number = static_cast<double>(*integer);
+    else if (auto* real = std::get_if<double>(&v))
+      number = *real;
+    else
+      return wrong_type("a number", integer_hint(row, v));
+    if (!std::isfinite(number))
+      return complaint{"is not a finite number", {}};
+    if (number < static_cast<double>(row.low))
+      return complaint{"is too small", {}};
+    if (number > static_cast<double>(row.high))
+      return complaint{"is too large", {}};
+    return std::nullopt;
+  }
+  case value_type::text: {
+    auto* text = std::get_if<std::string>(&v);
+    if (!text)
+      return wrong_type("a string", row.choices.empty() && std::holds_alternative<std::int64_t>(v) ? quoted(to_toml(v))
+                                                                                                   : std::string{});
+    if (text->size() > longest_text)
+      return complaint{"is longer than " + std::to_string(longest_text) + " bytes", {}};
+    if (has_control(*text))
+      return complaint{"contains a control character", {}};
+    if (row.choices.empty())
+      return std::nullopt;
+    const auto allowed = split(row.choices, '|');
+    for (auto choice : allowed)
+      if (choice == *text)
         return std::nullopt;
-      std::string hint;
-      if (auto* text = std::get_if<std::string>(&v)) {
-        static constexpr std::string_view words[] = {"true", "yes", "on", "1", "false", "no", "off", "0"};
-        if (const auto word = nearest(*text, words); !word.empty())
-          hint = word == "true" || word == "yes" || word == "on" || word == "1" ? "true" : "false";
-      }
-      if (auto* integer = std::get_if<std::int64_t>(&v); integer && (*integer == 0 || *integer == 1))
-        hint = *integer ? "true" : "false";
-      return wrong_type("a boolean", std::move(hint));
-    }
-    case value_type::integer: {
-      auto* integer = std::get_if<std::int64_t>(&v);
-      if (!integer)
-        return wrong_type("an integer", integer_hint(row, v));
-      if (*integer < row.low)
-        return complaint{*integer < 0 && row.low == 0 ? "is negative" : "is too small", {}};
-      if (*integer > row.high)
-        return complaint{"is too large", {}};
-      return std::nullopt;
-    }
-    case value_type::number: {
-      double number = 0;
-      if (auto* integer = std::get_if<std::int64_t>(&v))
-        number = static_cast<double>(*integer);
-      else if (auto* real = std::get_if<double>(&v))
-        number = *real;
-      else
-        return wrong_type("a number", integer_hint(row, v));
-      if (!std::isfinite(number))
-        return complaint{"is not a finite number", {}};
-      if (number < static_cast<double>(row.low))
-        return complaint{"is too small", {}};
-      if (number > static_cast<double>(row.high))
-        return complaint{"is too large", {}};
-      return std::nullopt;
-    }
-    case value_type::text: {
-      auto* text = std::get_if<std::string>(&v);
-      if (!text)
-        return wrong_type("a string", row.choices.empty() && std::holds_alternative<std::int64_t>(v) ? quoted(to_toml(v)) : std::string{});
-      if (text->size() > longest_text)
-        return complaint{"is longer than " + std::to_string(longest_text) + " bytes", {}};
-      if (has_control(*text))
-        return complaint{"contains a control character", {}};
-      if (row.choices.empty())
-        return std::nullopt;
-      const auto allowed = split(row.choices, '|');
-      for (auto choice : allowed)
-        if (choice == *text)
-          return std::nullopt;
-      auto near = nearest(*text, allowed);
-      return complaint{"is not a known value", near.empty() ? near : quoted(near)};
-    }
-    case value_type::text_list: {
-      auto* list = std::get_if<std::vector<std::string>>(&v);
-      if (!list && kind == "an array")
-        return complaint{"has items that are no strings", {}};
-      if (!list)
-        return wrong_type("an array of strings", std::holds_alternative<std::string>(v) ? "[" + to_toml(v) + "]" : std::string{});
-      if (list->size() > longest_list)
-        return complaint{"has more than " + std::to_string(longest_list) + " items", {}};
-      for (const auto& item : *list)
-        if (item.size() > longest_text || has_control(item))
-          return complaint{"has an item that is too long or contains a control character", {}};
-      return std::nullopt;
-    }
-    case value_type::tables:
-      return std::nullopt;
+    auto near = nearest(*text, allowed);
+    return complaint{"is not a known value", near.empty() ? near : quoted(near)};
+  }
+  case value_type::text_list: {
+    auto* list = std::get_if<std::vector<std::string>>(&v);
+    if (!list && kind == "an array")
+      return complaint{"has items that are no strings", {}};
+    if (!list)
+      return wrong_type("an array of strings",
+                        std::holds_alternative<std::string>(v) ? "[" + to_toml(v) + "]" : std::string{});
+    if (list->size() > longest_list)
+      return complaint{"has more than " + std::to_string(longest_list) + " items", {}};
+    for (const auto& item : *list)
+      if (item.size() > longest_text || has_control(item))
+        return complaint{"has an item that is too long or contains a control character", {}};
+    return std::nullopt;
+  }
+  case value_type::tables:
+    return std::nullopt;
   }
   return std::nullopt;
 }

@@ -22,10 +22,12 @@ std::string to_toml(const value& v);
 std::string escaped(std::string_view text, std::size_t most = 80);
 
 /// A value that a person wrote without a type (annotation, command line), read as the row's type. MiB keys take sizes
-/// (512M, 2GiB). Lists: a TOML array, or words separated by `;` where there is one, else by spaces. Nothing: not readable.
+/// (512M, 2GiB). Lists: a TOML array, or words separated by `;` where there is one, else by spaces. Nothing: not
+/// readable.
 std::optional<value> from_text(const key& row, std::string_view text);
 
-/// "512M", "2GiB", "1536MiB", "1073741824" with K, M, G, T as powers of 1024, in bytes. Nothing: not a size, or over 2^63.
+/// "512M", "2GiB", "1536MiB", "1073741824" with K, M, G, T as powers of 1024, in bytes. Nothing: not a size, or over
+/// 2^63.
 std::optional<std::uint64_t> parse_size(std::string_view text);
 
 /// What is wrong with a value of this row; `hint` is the value that was probably meant, as TOML.

@@ -18,8 +18,8 @@ namespace {
 
 struct config_options {
   std::vector<std::string> files;
-  std::vector<std::string> settings;     // KEY=VALUE
-  std::vector<std::string> annotations;  // NAME=VALUE
+  std::vector<std::string> settings;    // KEY=VALUE
+  std::vector<std::string> annotations; // NAME=VALUE
   std::string word;
   bool lenient = false;
   bool allow_writable = false;
@@ -35,7 +35,9 @@ bool wants_json(const CLI::App* verb) {
   return false;
 }
 
-[[noreturn]] void end_with(int status) { throw CLI::RuntimeError(status); }
+[[noreturn]] void end_with(int status) {
+  throw CLI::RuntimeError(status);
+}
 
 std::pair<std::string, std::string> cut(const std::string& text, const char* option) {
   const auto equals = text.find('=');
@@ -73,7 +75,9 @@ config::layered load_or_end(const config::sources& from, const config::load_opti
   end_with(2);
 }
 
-std::string counted(std::size_t n, const std::string& word) { return std::to_string(n) + ' ' + word + (n == 1 ? "" : "s"); }
+std::string counted(std::size_t n, const std::string& word) {
+  return std::to_string(n) + ' ' + word + (n == 1 ? "" : "s");
+}
 
 void check(const CLI::App* verb, const config_options& o) {
   const auto host = engine::config_facts();
@@ -93,12 +97,15 @@ void check(const CLI::App* verb, const config_options& o) {
       const bool is_error = each.severity() == v1::CONFIG_SEVERITY_ERROR;
       errors += is_error ? 1 : 0;
       const auto at = each.text().find(": ");
-      text += is_error ? each.text() + '\n' : each.text().substr(0, at + 2) + "warning: " + each.text().substr(at + 2) + '\n';
+      text += is_error ? each.text() + '\n'
+                       : each.text().substr(0, at + 2) + "warning: " + each.text().substr(at + 2) + '\n';
     }
     for (const auto& each : report.adaptations())
-      text += each.where() + ": adapted: " + each.key() + " = " + (each.asked().empty() ? "not set" : each.asked()) + ": " +
-              (each.used().empty() ? "nothing" : each.used()) + " is used: " + each.why() + '\n';
-    const auto name = !file.empty() ? config::escaped(file, 4096) : report.path().empty() ? "built-in values" : report.path();
+      text += each.where() + ": adapted: " + each.key() + " = " + (each.asked().empty() ? "not set" : each.asked()) +
+              ": " + (each.used().empty() ? "nothing" : each.used()) + " is used: " + each.why() + '\n';
+    const auto name = !file.empty()           ? config::escaped(file, 4096)
+                      : report.path().empty() ? "built-in values"
+                                              : report.path();
     text += name + ": " + (errors ? counted(errors, "error") : std::string{"no errors"}) + ", " +
             counted(static_cast<std::size_t>(report.problems_size()) - errors, "warning") + ", " +
             counted(static_cast<std::size_t>(report.adaptations_size()), "adaptation") + '\n';
@@ -165,7 +172,7 @@ void explain(const CLI::App* verb, const config_options& o) {
     for (const auto& each : config::similar_keys(o.word))
       near += (near.empty() ? "; did you mean " : ", ") + each;
     fail("invalid_argument", "\"" + config::escaped(o.word) + "\" is no key of a configuration" +
-                               (near.empty() ? "; `caisson config explain` lists them" : near + "?"));
+                                 (near.empty() ? "; `caisson config explain` lists them" : near + "?"));
   }
   if (wants_json(verb))
     print_json(all);
@@ -217,8 +224,12 @@ void add_config_commands(CLI::App& app) {
     verb.add_flag("--allow-writable", o.allow_writable, "Take files that everybody can write");
   };
   const auto layers = [](CLI::App& verb, config_options& o) {
-    verb.add_option("--set", o.settings, "A value that wins over the files; may be repeated")->type_name("KEY=VALUE")->allow_extra_args(false);
-    verb.add_option("--annotation", o.annotations, "A pod's annotation; may be repeated")->type_name("NAME=VALUE")->allow_extra_args(false);
+    verb.add_option("--set", o.settings, "A value that wins over the files; may be repeated")
+        ->type_name("KEY=VALUE")
+        ->allow_extra_args(false);
+    verb.add_option("--annotation", o.annotations, "A pod's annotation; may be repeated")
+        ->type_name("NAME=VALUE")
+        ->allow_extra_args(false);
   };
   add("check", "Tell everything that is wrong or was adapted; exit status 0, or 2 for errors", check,
       [&](CLI::App& verb, config_options& o) {
@@ -239,11 +250,12 @@ void add_config_commands(CLI::App& app) {
         verb.add_option("FILES", o.files, "The two files")->required()->expected(2);
         reading(verb, o);
       });
-  add("schema", "Print a JSON Schema of the configuration, for editors", [](const CLI::App*, const config_options&) {
-        write_all(1, config::json_schema());
-      }, [](CLI::App&, config_options&) {});
-  add("migrate", "Print the same meaning in Caisson's own keys; a file that names no dialect is read as Kata's", migrate,
-      [&](CLI::App& verb, config_options& o) {
+  add(
+      "schema", "Print a JSON Schema of the configuration, for editors",
+      [](const CLI::App*, const config_options&) { write_all(1, config::json_schema()); },
+      [](CLI::App&, config_options&) {});
+  add("migrate", "Print the same meaning in Caisson's own keys; a file that names no dialect is read as Kata's",
+      migrate, [&](CLI::App& verb, config_options& o) {
         verb.add_option("FILE", o.files, "The file")->required()->expected(1);
         reading(verb, o);
       });

@@ -65,7 +65,9 @@ TEST_F(config_commands, check_tells_everything_and_says_so_by_its_exit_status) {
   EXPECT_NE(fine.out.find(good + ": no errors"), std::string::npos) << fine.out;
   const auto bad = run("config check " + good + ' ' + faulty + "everything_at_once.toml");
   EXPECT_EQ(bad.status, 2);
-  EXPECT_NE(bad.out.find("everything_at_once.toml:2:1: hypervisor.qemu.default_memroy = 4096: unknown key"), std::string::npos) << bad.out;
+  EXPECT_NE(bad.out.find("everything_at_once.toml:2:1: hypervisor.qemu.default_memroy = 4096: unknown key"),
+            std::string::npos)
+      << bad.out;
   EXPECT_NE(bad.out.find("everything_at_once.toml: 8 errors"), std::string::npos) << bad.out;
   EXPECT_EQ(run("config check --lenient " + faulty + "typo_case.toml").status, 0);
 }

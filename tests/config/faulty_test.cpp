@@ -9,8 +9,8 @@
 
 #include "tests/config/support.hpp"
 
-/// Every file of faulty/ against expected.txt: the exact messages, in order. After a change of wording write it anew with
-/// CAISSON_UPDATE=1 in the environment, and read the difference.
+/// Every file of faulty/ against expected.txt: the exact messages, in order. After a change of wording write it anew
+/// with CAISSON_UPDATE=1 in the environment, and read the difference.
 namespace caisson::config {
 namespace {
 
@@ -37,7 +37,8 @@ std::string said_about(const fs::path& file) {
     out += (each.severity() == v1::CONFIG_SEVERITY_ERROR ? "  error    " : "  warning  ") + each.text() + '\n';
   for (const auto& each : report.adaptations())
     if (each.where().find("built-in") == std::string::npos)
-      out += "  adapted  " + each.where() + ": " + each.key() + " = " + each.asked() + ": " + each.used() + " is used: " + each.why() + '\n';
+      out += "  adapted  " + each.where() + ": " + each.key() + " = " + each.asked() + ": " + each.used() +
+             " is used: " + each.why() + '\n';
   return out;
 }
 

@@ -28,7 +28,9 @@ TEST_P(kata_files, load_as_they_are) {
   EXPECT_TRUE(out.ok());
 }
 
-INSTANTIATE_TEST_SUITE_P(all, kata_files, ::testing::Values("go-qemu-amd64.toml", "rs-qemu-amd64.toml", "go-clh-amd64.toml", "go-qemu-arm64.toml"));
+INSTANTIATE_TEST_SUITE_P(all, kata_files,
+                         ::testing::Values("go-qemu-amd64.toml", "rs-qemu-amd64.toml", "go-clh-amd64.toml",
+                                           "go-qemu-arm64.toml"));
 
 struct kata_sandboxes : kata_files {};
 

@@ -44,27 +44,34 @@ TEST(resolving, nothing_at_all_gives_a_small_sandbox) {
 }
 
 TEST(resolving, the_memory_method) {
-  const auto method = [](const std::string& text) { return resolved("[hypervisor.qemu]\n" + text).config->sandbox().memory_method(); };
+  const auto method = [](const std::string& text) {
+    return resolved("[hypervisor.qemu]\n" + text).config->sandbox().memory_method();
+  };
   EXPECT_EQ(method("enable_virtio_mem = true\n"), v1::MEMORY_METHOD_VIRTIO_MEM);
   EXPECT_EQ(method("enable_virtio_mem = false\n"), v1::MEMORY_METHOD_DIMM);
   EXPECT_EQ(method("enable_virtio_mem = false\nmemory_method = \"virtio-mem\"\n"), v1::MEMORY_METHOD_VIRTIO_MEM);
   EXPECT_EQ(method("enable_virtio_mem = true\nmemory_method = \"dimm\"\n"), v1::MEMORY_METHOD_DIMM);
   EXPECT_EQ(method("memory_method = \"auto\"\n"), v1::MEMORY_METHOD_UNSPECIFIED);
-  EXPECT_NE(adaptation_of(resolved("[hypervisor.qemu]\nenable_virtio_mem = true\nmemory_method = \"dimm\"\n"), "hypervisor.qemu.enable_virtio_mem"), "");
+  EXPECT_NE(adaptation_of(resolved("[hypervisor.qemu]\nenable_virtio_mem = true\nmemory_method = \"dimm\"\n"),
+                          "hypervisor.qemu.enable_virtio_mem"),
+            "");
 }
 
 TEST(resolving, both_names_of_the_root_ports) {
   EXPECT_EQ(resolved("[hypervisor.qemu]\ndefault_root_ports = 4\n").config->sandbox().root_ports(), 4u);
   EXPECT_EQ(resolved("[hypervisor.qemu]\npcie_root_port = 3\n").config->sandbox().root_ports(), 3u);
-  EXPECT_EQ(resolved("[hypervisor.qemu]\npcie_root_port = 3\ndefault_root_ports = 3\n").config->sandbox().root_ports(), 3u);
+  EXPECT_EQ(resolved("[hypervisor.qemu]\npcie_root_port = 3\ndefault_root_ports = 3\n").config->sandbox().root_ports(),
+            3u);
 }
 
 TEST(resolving, what_the_host_changes_is_said) {
-  const auto out = resolved("[hypervisor.qemu]\npath = \"/opt/kata/bin/qemu-system-x86_64\"\ndefault_maxmemory = 999999\ndefault_maxvcpus = 240\n"
+  const auto out = resolved("[hypervisor.qemu]\npath = \"/opt/kata/bin/qemu-system-x86_64\"\ndefault_maxmemory = "
+                            "999999\ndefault_maxvcpus = 240\n"
                             "default_vcpus = -1\nimage = \"/i.img\"\n[agent.kata]\nreconnect_timeout_ms = 3000\n");
   ASSERT_TRUE(out.config) << texts(out.problems);
   EXPECT_EQ(adaptation_of(out, "hypervisor.qemu.path"),
-            "\"/opt/kata/bin/qemu-system-x86_64\" -> \"/usr/bin/qemu-system-x86_64\" (is not there: the host's own program) at c.toml:2:8");
+            "\"/opt/kata/bin/qemu-system-x86_64\" -> \"/usr/bin/qemu-system-x86_64\" (is not there: the host's own "
+            "program) at c.toml:2:8");
   EXPECT_EQ(adaptation_of(out, "hypervisor.qemu.default_maxmemory").substr(0, 14), "999999 -> 8192");
   EXPECT_EQ(adaptation_of(out, "hypervisor.qemu.default_maxvcpus").substr(0, 8), "240 -> 4");
   EXPECT_EQ(adaptation_of(out, "hypervisor.qemu.default_vcpus").substr(0, 7), "-1 -> 4");
@@ -78,7 +85,9 @@ TEST(resolving, what_the_host_changes_is_said) {
 TEST(resolving, more_memory_than_the_host_has_is_an_error) {
   const auto out = resolved("[hypervisor.qemu]\ndefault_memory = 1048576\n");
   EXPECT_FALSE(out.config);
-  EXPECT_NE(texts(out.problems).find("c.toml:2:18: hypervisor.qemu.default_memory = 1048576: is more than this host has (8192 MiB)"), std::string::npos);
+  EXPECT_NE(texts(out.problems)
+                .find("c.toml:2:18: hypervisor.qemu.default_memory = 1048576: is more than this host has (8192 MiB)"),
+            std::string::npos);
 }
 
 TEST(resolving, a_host_without_qemu_is_told_the_package) {
@@ -93,11 +102,17 @@ TEST(resolving, a_backend_that_this_build_lacks_is_refused_but_no_error_of_the_f
   const std::string clh = "[hypervisor.clh]\npath = \"/usr/bin/cloud-hypervisor\"\n";
   const auto out = resolved(clh);
   EXPECT_FALSE(out.config);
-  EXPECT_NE(texts(out.problems).find("needs the backend cloud-hypervisor, which this build does not have; backends: qemu (x86_64), simulated"), std::string::npos)
-    << texts(out.problems);
+  EXPECT_NE(
+      texts(out.problems)
+          .find(
+              "needs the backend cloud-hypervisor, which this build does not have; backends: qemu (x86_64), simulated"),
+      std::string::npos)
+      << texts(out.problems);
   EXPECT_TRUE(check(one(clh), {}, host()).ok());
   const std::string arm = "[hypervisor.qemu]\npath = \"/usr/bin/qemu-system-aarch64\"\nmachine_type = \"virt\"\n";
-  EXPECT_NE(texts(resolved(arm).problems).find("guests of architecture aarch64 are not supported by backend qemu in this build"), std::string::npos);
+  EXPECT_NE(texts(resolved(arm).problems)
+                .find("guests of architecture aarch64 are not supported by backend qemu in this build"),
+            std::string::npos);
   EXPECT_TRUE(check(one(arm), {}, host()).ok());
 }
 
@@ -105,7 +120,8 @@ TEST(resolving, firmware_in_a_directory_that_is_spelt_otherwise_is_found) {
   auto facts = host({"/usr/bin/qemu-system-aarch64", "/usr/share/AAVMF/AAVMF_CODE.fd"});
   facts.backends[0].architectures.push_back("aarch64");
   const auto out = resolved("[hypervisor.qemu]\npath = \"/usr/bin/qemu-system-aarch64\"\nmachine_type = \"virt\"\n"
-                            "firmware = \"/usr/share/aavmf/AAVMF_CODE.fd\"\n", {}, facts);
+                            "firmware = \"/usr/share/aavmf/AAVMF_CODE.fd\"\n",
+                            {}, facts);
   ASSERT_TRUE(out.config) << texts(out.problems);
   EXPECT_EQ(out.config->sandbox().firmware_path(), "/usr/share/AAVMF/AAVMF_CODE.fd");
   EXPECT_NE(adaptation_of(out, "hypervisor.qemu.firmware"), "");
@@ -115,15 +131,19 @@ TEST(resolving, firmware_of_katas_own_prefix_is_found_where_the_host_has_it) {
   auto facts = host({"/usr/bin/qemu-system-aarch64", "/usr/share/AAVMF/AAVMF_CODE.fd"});
   facts.backends[0].architectures.push_back("aarch64");
   const auto out = resolved("[hypervisor.qemu]\npath = \"/opt/kata/bin/qemu-system-aarch64\"\nmachine_type = \"virt\"\n"
-                            "firmware = \"/opt/kata/share/aavmf/AAVMF_CODE.fd\"\n", {}, facts);
+                            "firmware = \"/opt/kata/share/aavmf/AAVMF_CODE.fd\"\n",
+                            {}, facts);
   ASSERT_TRUE(out.config) << texts(out.problems);
   EXPECT_EQ(out.config->sandbox().firmware_path(), "/usr/share/AAVMF/AAVMF_CODE.fd");
 }
 
 TEST(resolving, a_hypervisor_without_a_backend_is_refused_with_one_message) {
-  const auto out = check(one("[hypervisor.firecracker]\npath = \"/usr/bin/firecracker\"\njailer_path = \"/j\"\nenable_iommu = true\n"), {}, host());
+  const auto out = check(
+      one("[hypervisor.firecracker]\npath = \"/usr/bin/firecracker\"\njailer_path = \"/j\"\nenable_iommu = true\n"), {},
+      host());
   ASSERT_EQ(out.problems_size(), 1);
-  EXPECT_EQ(out.problems(0).text(), "c.toml:1:13: hypervisor.firecracker: hypervisor \"firecracker\" is not supported; backends: qemu, cloud-hypervisor");
+  EXPECT_EQ(out.problems(0).text(), "c.toml:1:13: hypervisor.firecracker: hypervisor \"firecracker\" is not supported; "
+                                    "backends: qemu, cloud-hypervisor");
   EXPECT_EQ(out.adaptations_size(), 0);
 }
 
@@ -156,8 +176,10 @@ TEST(resolving, says_where_every_value_comes_from) {
   ASSERT_TRUE(out.config);
   bool slots = false, memory = false;
   for (const auto& each : out.config->values()) {
-    slots = slots || (each.key() == "hypervisor.qemu.memory_slots" && each.value() == "4" && each.origin() == "c.toml:2:16");
-    memory = memory || (each.key() == "hypervisor.qemu.default_memory" && each.value() == "1024" && each.origin() == "built-in (page)");
+    slots = slots ||
+            (each.key() == "hypervisor.qemu.memory_slots" && each.value() == "4" && each.origin() == "c.toml:2:16");
+    memory = memory || (each.key() == "hypervisor.qemu.default_memory" && each.value() == "1024" &&
+                        each.origin() == "built-in (page)");
   }
   EXPECT_TRUE(slots);
   EXPECT_TRUE(memory);
@@ -190,13 +212,16 @@ TEST_F(on_disk, drop_ins_lie_beside_the_resolved_file) {
   const auto out = load(from, {});
   EXPECT_EQ(value_of(out.config, "hypervisor.default_memory"), "700");
   EXPECT_EQ(errors(out.problems), 0);
-  EXPECT_NE(texts(out.problems).find("README.bak:1:1: is not applied: only config.d/*.toml is"), std::string::npos) << texts(out.problems);
+  EXPECT_NE(texts(out.problems).find("README.bak:1:1: is not applied: only config.d/*.toml is"), std::string::npos)
+      << texts(out.problems);
 }
 
 TEST_F(on_disk, a_file_that_everybody_can_write_is_refused_unless_told) {
   const auto path = write("c.toml", "");
   ::chmod(path.c_str(), 0666);
-  EXPECT_NE(texts(read_sources(path, false, read_host_facts()).problems).find("can be written by everybody (mode 0666)"), std::string::npos);
+  EXPECT_NE(
+      texts(read_sources(path, false, read_host_facts()).problems).find("can be written by everybody (mode 0666)"),
+      std::string::npos);
   EXPECT_EQ(errors(read_sources(path, true, read_host_facts()).problems), 0);
   ::chmod(path.c_str(), 0644);
   ::chmod(root.c_str(), 0777);
@@ -208,17 +233,22 @@ TEST_F(on_disk, a_file_that_everybody_can_write_is_refused_unless_told) {
 TEST_F(on_disk, what_is_no_file_is_said) {
   const auto near = write("configuration.toml", "");
   const auto said = texts(read_sources((root / "configuraton.toml").string(), false, read_host_facts()).problems);
-  EXPECT_NE(said.find("cannot be read: No such file or directory; did you mean " + near + "?"), std::string::npos) << said;
-  EXPECT_NE(texts(read_sources(root.string(), false, read_host_facts()).problems).find("is no regular file"), std::string::npos);
+  EXPECT_NE(said.find("cannot be read: No such file or directory; did you mean " + near + "?"), std::string::npos)
+      << said;
+  EXPECT_NE(texts(read_sources(root.string(), false, read_host_facts()).problems).find("is no regular file"),
+            std::string::npos);
   ASSERT_EQ(::mkfifo((root / "fifo").c_str(), 0600), 0);
-  EXPECT_NE(texts(read_sources((root / "fifo").string(), false, read_host_facts()).problems).find("is no regular file"), std::string::npos);
+  EXPECT_NE(texts(read_sources((root / "fifo").string(), false, read_host_facts()).problems).find("is no regular file"),
+            std::string::npos);
   const auto big = write("big.toml", std::string(2 << 20, '#'));
-  EXPECT_NE(texts(read_sources(big, false, read_host_facts()).problems).find("is larger than 1 MiB"), std::string::npos);
+  EXPECT_NE(texts(read_sources(big, false, read_host_facts()).problems).find("is larger than 1 MiB"),
+            std::string::npos);
 }
 
 TEST_F(on_disk, the_search_order_takes_the_first_that_exists) {
   auto facts = read_host_facts();
-  facts.search_paths = {(root / "no.toml").string(), write("a.toml", "[hypervisor.qemu]\nmemory_slots = 3\n"), write("b.toml", "")};
+  facts.search_paths = {(root / "no.toml").string(), write("a.toml", "[hypervisor.qemu]\nmemory_slots = 3\n"),
+                        write("b.toml", "")};
   const auto from = read_sources("", false, facts);
   EXPECT_EQ(value_of(load(from, {}).config, "hypervisor.memory_slots"), "3");
 }

@@ -51,7 +51,8 @@ TEST(sizing, without_limits_it_stays_as_booted) {
 
 TEST(sizing, quotas_are_added_as_fractions_and_rounded_once) {
   // 1 + 0.5 + 0.6 = 2.1 -> 3
-  const container_limits two[] = {{.cpu_quota_us = 50000, .cpu_period_us = 100000}, {.cpu_quota_us = 30000, .cpu_period_us = 50000}};
+  const container_limits two[] = {{.cpu_quota_us = 50000, .cpu_period_us = 100000},
+                                  {.cpu_quota_us = 30000, .cpu_period_us = 50000}};
   const auto out = size_sandbox(base(sizing_rule::add), two);
   EXPECT_EQ(out.target_vcpus_milli, 2100u);
   EXPECT_EQ(whole_vcpus(out.target_vcpus_milli), 3u);
@@ -98,7 +99,8 @@ TEST(sizing, hugepages_and_absurd_limits) {
   const container_limits pages[] = {{.memory_bytes = g, .hugepage_bytes = g}};
   EXPECT_EQ(size_sandbox(base(sizing_rule::add), pages).target_memory_bytes, 4096 * mib);
   const std::int64_t most = std::numeric_limits<std::int64_t>::max();
-  const container_limits absurd[] = {{.memory_bytes = most, .cpu_quota_us = most, .cpu_period_us = 1}, {.memory_bytes = most}, {.memory_bytes = most}};
+  const container_limits absurd[] = {
+      {.memory_bytes = most, .cpu_quota_us = most, .cpu_period_us = 1}, {.memory_bytes = most}, {.memory_bytes = most}};
   const auto out = size_sandbox(base(sizing_rule::add), absurd);
   EXPECT_EQ(out.target_memory_bytes, std::numeric_limits<std::uint64_t>::max());
   EXPECT_GE(out.target_vcpus_milli, 4'000'000'000u);

@@ -28,7 +28,9 @@ host_facts host(std::vector<std::string> more_files) {
   return out;
 }
 
-sources one(std::string text) { return files({std::move(text)}); }
+sources one(std::string text) {
+  return files({std::move(text)});
+}
 
 sources files(std::vector<std::string> all_texts) {
   sources out;

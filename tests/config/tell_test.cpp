@@ -22,12 +22,12 @@ std::string committed(const std::string& name) {
 
 TEST(generated, reference_page_is_up_to_date) {
   EXPECT_TRUE(committed("docs/configuration.md") == reference_page())
-    << "write it anew: build/bin/caisson-config-doc page > docs/configuration.md";
+      << "write it anew: build/bin/caisson-config-doc page > docs/configuration.md";
 }
 
 TEST(generated, example_file_is_up_to_date) {
   EXPECT_TRUE(committed("config/configuration.toml") == example_file())
-    << "write it anew: build/bin/caisson-config-doc example > config/configuration.toml";
+      << "write it anew: build/bin/caisson-config-doc example > config/configuration.toml";
 }
 
 TEST(generated, example_file_with_every_comment_opened_is_without_fault) {
@@ -35,7 +35,8 @@ TEST(generated, example_file_with_every_comment_opened_is_without_fault) {
   std::stringstream lines{example_file()};
   for (std::string line; std::getline(lines, line);) {
     const auto equals = line.find(" = ");
-    if (line.starts_with("# ") && equals != line.npos && line.find(' ', 2) == equals && find_key_by_path(line.substr(2, equals - 2)))
+    if (line.starts_with("# ") && equals != line.npos && line.find(' ', 2) == equals &&
+        find_key_by_path(line.substr(2, equals - 2)))
       line = line.substr(2);
     opened += line + '\n';
   }
@@ -78,9 +79,8 @@ TEST(showing, every_value_has_an_origin) {
 TEST(differing, tells_each_key_once) {
   const auto a = load(one("[hypervisor.qemu]\nmemory_slots = 4\n"), {}).config;
   const auto b = load(one("[hypervisor.clh]\nmemory_slots = 5\ndefault_memory = 1024\n"), {}).config;
-  EXPECT_EQ(to_text(differences(a, b)),
-            "hypervisor: \"qemu\" -> \"clh\"  # built-in (page)\n"
-            "hypervisor.memory_slots: 4 -> 5  # c.toml:2:16\n");
+  EXPECT_EQ(to_text(differences(a, b)), "hypervisor: \"qemu\" -> \"clh\"  # built-in (page)\n"
+                                        "hypervisor.memory_slots: 4 -> 5  # c.toml:2:16\n");
   EXPECT_TRUE(differences(a, a).empty());
 }
 
@@ -100,7 +100,8 @@ void same_meaning(const sources& from) {
     each.set_key("runtime.dialect");
     each.set_value("kata");
   }
-  auto facts = host({"/usr/bin/cloud-hypervisor", "/usr/bin/qemu-system-aarch64", "/usr/share/aavmf/AAVMF_CODE.fd", "/usr/share/aavmf/AAVMF_VARS.fd"});
+  auto facts = host({"/usr/bin/cloud-hypervisor", "/usr/bin/qemu-system-aarch64", "/usr/share/aavmf/AAVMF_CODE.fd",
+                     "/usr/share/aavmf/AAVMF_VARS.fd"});
   facts.backends = {{"qemu", {"x86_64", "aarch64"}}, {"cloud-hypervisor", {"x86_64"}}};
   const auto old_box = resolve(request, from, facts);
   const auto new_box = resolve({}, one(text), facts);
@@ -113,7 +114,8 @@ TEST(migrating, keeps_the_meaning) {
   same_meaning(one(""));
   same_meaning(one("[hypervisor.qemu]\nenable_virtio_mem = true\npcie_root_port = 3\nimage = \"/i\"\n"
                    "[agent.kata]\ndial_timeout = 99\ncreate_container_timeout = 7\n"));
-  same_meaning(one("[hypervisor.qemu]\ndefault_root_ports = 2\nmemory_method = \"dimm\"\n[runtime]\ndialect = \"page\"\n"));
+  same_meaning(
+      one("[hypervisor.qemu]\ndefault_root_ports = 2\nmemory_method = \"dimm\"\n[runtime]\ndialect = \"page\"\n"));
   same_meaning(one("[hypervisor.qemu]\nkernel_params = \"a=\\\"b\\\\c\\\"\"\ndefault_vcpus = 1.5\n"));
 }
 
@@ -128,7 +130,9 @@ TEST(migrating, keeps_the_meaning_of_katas_own_files) {
 TEST(migrating, says_what_it_leaves_behind) {
   const auto text = migrate(load(one("[hypervisor.qemu]\nimage = \"/i\"\nvirtio_fs_cache_size = 3\n"), {}).config);
   EXPECT_NE(text.find("#- image = \"/i\""), std::string::npos) << text;
-  EXPECT_NE(text.find("#- virtio_fs_cache_size = 3  (nothing is shared with the guest by a file system)"), std::string::npos) << text;
+  EXPECT_NE(text.find("#- virtio_fs_cache_size = 3  (nothing is shared with the guest by a file system)"),
+            std::string::npos)
+      << text;
 }
 
 TEST(watching, the_directories_come_first) {
@@ -136,7 +140,8 @@ TEST(watching, the_directories_come_first) {
   from.path = "/real/configuration.toml";
   from.files = {{"/etc/c.toml", ""}, {"/real/config.d/a.toml", ""}};
   EXPECT_EQ(watch_set("/etc/c.toml", from),
-            (std::vector<std::string>{"/etc", "/real", "/real/config.d", "/etc/c.toml", "/real/configuration.toml", "/real/config.d/a.toml"}));
+            (std::vector<std::string>{"/etc", "/real", "/real/config.d", "/etc/c.toml", "/real/configuration.toml",
+                                      "/real/config.d/a.toml"}));
 }
 
 } // namespace

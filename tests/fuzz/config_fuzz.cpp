@@ -14,8 +14,8 @@
 ///   text of a drop-in
 ///   --- annotations        (NAME=VALUE, one a line)
 ///   --- set                (KEY=VALUE, one a line)
-/// Beside not crashing it holds: what is said can be shown, the same input gives the same answer, what resolves makes sense,
-/// and a migrated file means the same.
+/// Beside not crashing it holds: what is said can be shown, the same input gives the same answer, what resolves makes
+/// sense, and a migrated file means the same.
 namespace {
 
 namespace config = caisson::config;
@@ -60,7 +60,8 @@ input read(std::string_view text) {
         *into += '\n';
     } else if (const auto equals = line.find('='); equals != line.npos) {
       if (mode == annotations) {
-        (*out.request.mutable_annotations())[std::string{line.substr(0, equals)}] = std::string{line.substr(equals + 1)};
+        (*out.request.mutable_annotations())[std::string{line.substr(0, equals)}] =
+            std::string{line.substr(equals + 1)};
       } else {
         auto& each = *out.request.add_overrides();
         each.set_key(std::string{line.substr(0, equals)});
@@ -90,8 +91,8 @@ void can_be_shown(const std::vector<config::problem>& problems) {
       broken("a message has a control character: " + config::escaped(each.text(), 4096));
     if (each.text().size() > 20000)
       broken("a message has no bound");
-    if (!each.file().empty() &&
-        !each.text().starts_with(each.file() + ':' + std::to_string(each.line()) + ':' + std::to_string(each.column()) + ": "))
+    if (!each.file().empty() && !each.text().starts_with(each.file() + ':' + std::to_string(each.line()) + ':' +
+                                                         std::to_string(each.column()) + ": "))
       broken("a message does not begin with its place: " + each.text());
   }
 }
@@ -119,10 +120,13 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     return 0;
 
   const auto& box = out.config->sandbox();
-  hold(box.boot_memory_bytes() >= std::uint64_t{256} << 20 && box.boot_memory_bytes() <= facts.memory_bytes, "boot memory");
-  hold(box.max_memory_bytes() >= box.boot_memory_bytes() && box.max_memory_bytes() <= facts.memory_bytes, "maximum of memory");
+  hold(box.boot_memory_bytes() >= std::uint64_t{256} << 20 && box.boot_memory_bytes() <= facts.memory_bytes,
+       "boot memory");
+  hold(box.max_memory_bytes() >= box.boot_memory_bytes() && box.max_memory_bytes() <= facts.memory_bytes,
+       "maximum of memory");
   hold(box.boot_vcpus() >= 1 && box.boot_vcpus() <= box.max_vcpus() && box.max_vcpus() <= facts.cpus, "vCPUs");
-  hold(box.memory_slots() >= 1 && box.memory_slots() <= 256 && box.root_ports() <= 16 && box.bridges() <= 5, "slots, ports or bridges");
+  hold(box.memory_slots() >= 1 && box.memory_slots() <= 256 && box.root_ports() <= 16 && box.bridges() <= 5,
+       "slots, ports or bridges");
   hold(box.agent_connect_timeout_ms() >= 1000, "a time without a bound");
 
   config::sources again;
@@ -130,8 +134,10 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   again.files.push_back({"main.toml", config::migrate(loaded.config)});
   const auto migrated = config::resolve({}, again, facts);
   if (!migrated.config)
-    broken("a migrated file does not load:\n" + again.files[0].text + (migrated.problems.empty() ? "" : migrated.problems[0].text()));
+    broken("a migrated file does not load:\n" + again.files[0].text +
+           (migrated.problems.empty() ? "" : migrated.problems[0].text()));
   if (migrated.config->sandbox().SerializeAsString() != box.SerializeAsString())
-    broken("a migrated file means something else:\n" + again.files[0].text + box.DebugString() + migrated.config->sandbox().DebugString());
+    broken("a migrated file means something else:\n" + again.files[0].text + box.DebugString() +
+           migrated.config->sandbox().DebugString());
   return 0;
 }
