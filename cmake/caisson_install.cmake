@@ -20,6 +20,9 @@ file(RELATIVE_PATH CAISSON_PC_TO_PREFIX /${CMAKE_INSTALL_LIBDIR}/pkgconfig /)
 configure_file(${PROJECT_SOURCE_DIR}/cmake/caisson.pc.in ${PROJECT_BINARY_DIR}/caisson.pc @ONLY)
 install(FILES ${PROJECT_BINARY_DIR}/caisson.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
 
+if(TARGET caisson-backend-qemu)
+  install(TARGETS caisson-backend-qemu RUNTIME DESTINATION ${CMAKE_INSTALL_LIBEXECDIR}/caisson)
+endif()
 foreach(architecture x86_64 aarch64)
   install(DIRECTORY ${PROJECT_BINARY_DIR}/guest/${architecture}/ DESTINATION ${CMAKE_INSTALL_DATADIR}/caisson/guest/${architecture}
     OPTIONAL FILES_MATCHING PATTERN vmlinux PATTERN bzImage PATTERN Image PATTERN initramfs.cpio PATTERN manifest.json)

@@ -280,9 +280,7 @@ TEST(embedding, it_writes_nothing_and_leaves_signals_threads_and_descriptors_as_
   ::close(out);
   ::close(err);
   ::close(file);
-  std::ifstream in{written};
-  std::string words{std::istreambuf_iterator<char>{in}, {}};
-  EXPECT_EQ(words, "");
+  EXPECT_EQ(fs::file_size(written), 0u) << "see " << written;
   EXPECT_EQ(caught_inside, caught);
   EXPECT_EQ(status_line("SigCgt"), caught);
   EXPECT_EQ(status_line("SigIgn"), ignored);
