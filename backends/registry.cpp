@@ -17,7 +17,7 @@ std::unique_ptr<provider> make_simulated(const environment& e) {
   return simulated::make_simulated(e);
 }
 
-constexpr std::array<std::string_view, 1> qemu_architectures{"x86_64"};
+constexpr std::array<std::string_view, 2> qemu_architectures{"x86_64", "aarch64"};
 
 constexpr std::array<entry, 2> table{{
     {"qemu", "QEMU through libvirt, in a process of its own", qemu_architectures, &make_qemu},

@@ -102,6 +102,8 @@ v1::ResolveConfig resolve_request(const v1::CreateSandbox& m) {
   };
   if (!m.hypervisor().empty())
     add("runtime.hypervisor_name", m.hypervisor());
+  if (!m.architecture().empty())
+    add("architecture", m.architecture());
   return ask;
 }
 

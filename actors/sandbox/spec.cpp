@@ -106,6 +106,12 @@ caf::error settle(v1::SandboxRecord& record, const v1::Capabilities& can) {
           "the most that this VMM takes on this architecture");
     spec.set_max_vcpus(can.max_vcpus());
   }
+  if (!can.vcpu_plug() && spec.max_vcpus() > spec.boot_vcpus()) {
+    adapt("default_maxvcpus", fmt::to_string(spec.max_vcpus()), fmt::to_string(spec.boot_vcpus()),
+          "no vCPU can be added while the VM runs" +
+              (can.vcpu_plug_why_not().empty() ? std::string{} : ": " + can.vcpu_plug_why_not()));
+    spec.set_max_vcpus(spec.boot_vcpus());
+  }
   if (dimm && can.dimm_max_slots() > 0 && spec.memory_slots() > can.dimm_max_slots()) {
     adapt("memory_slots", fmt::to_string(spec.memory_slots()), fmt::to_string(can.dimm_max_slots()),
           "the VMM has no more DIMM slots");
@@ -122,6 +128,8 @@ v1::DescribeBackend describe_request(const v1::VmSpec& spec, std::chrono::millis
   ask.set_accelerator(spec.accelerator());
   ask.set_vmm_path(spec.vmm_path());
   ask.set_firmware_path(spec.firmware_path());
+  ask.set_firmware_variables_path(spec.firmware_variables_path());
+  ask.set_machine_type(spec.machine_type());
   ask.set_kernel_path(spec.kernel_path());
   ask.set_initrd_path(spec.initrd_path());
   ask.set_libvirt_uri(spec.libvirt_uri());

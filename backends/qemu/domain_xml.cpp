@@ -110,6 +110,10 @@ void check(const v1::VmSpec& spec) {
   if (spec.boot_vcpus() == 0 || spec.max_vcpus() < spec.boot_vcpus())
     throw failure("out_of_range", "vCPUs: " + std::to_string(spec.boot_vcpus()) + " at boot, " +
                                       std::to_string(spec.max_vcpus()) + " at most; expected 1 <= boot <= most");
+  if (!x86(spec) && spec.max_vcpus() != spec.boot_vcpus())
+    throw failure("unsupported", "vCPUs: " + std::to_string(spec.boot_vcpus()) + " at boot, " +
+                                     std::to_string(spec.max_vcpus()) +
+                                     " at most; QEMU's virt machine cannot plug any, so that both have to be the same");
   if (spec.boot_bytes() < 32 * mib || spec.boot_bytes() % mib != 0)
     throw failure("out_of_range", "boot memory " + std::to_string(spec.boot_bytes()) +
                                       " bytes: expected whole MiB, at least 32");
@@ -172,9 +176,9 @@ void add_boot(pugi::xml_node domain, const v1::VmSpec& spec) {
     bool flash = !x86(spec) || !spec.firmware_variables_path().empty();
     auto loader = add(os, "loader", spec.firmware_path());
     attribute(attribute(loader, "readonly", "yes"), "type", flash ? "pflash" : "rom");
-    if (!spec.firmware_variables_path().empty())
-      attribute(add(os, "nvram", spec.run_directory() + "/firmware-variables.fd"), "template",
-                spec.firmware_variables_path());
+    // The driver has put a copy of the template there: libvirt would need a privilege to make one.
+    if (flash)
+      add(os, "nvram", firmware_variables(spec.run_directory()));
   }
   add(os, "kernel", spec.kernel_path());
   if (!spec.initrd_path().empty())
@@ -186,9 +190,13 @@ void add_boot(pugi::xml_node domain, const v1::VmSpec& spec) {
 void add_processors(pugi::xml_node domain, const v1::VmSpec& spec) {
   auto wanted = parse_cpu_features(spec.cpu_features());
   auto features = add(domain, "features");
-  add(features, "acpi");
+  // On ARM64 ACPI comes from the firmware.
+  if (x86(spec) || !spec.firmware_path().empty())
+    add(features, "acpi");
   if (x86(spec))
     add(features, "apic");
+  else
+    attribute(add(features, "gic"), "version", spec.accelerator() == "kvm" ? "host" : "3");
   if (wanted.pmu)
     attribute(add(features, "pmu"), "state", *wanted.pmu ? "on" : "off");
 
@@ -196,7 +204,9 @@ void add_processors(pugi::xml_node domain, const v1::VmSpec& spec) {
   if (spec.accelerator() == "kvm") {
     attribute(attribute(cpu, "mode", "host-passthrough"), "check", "none");
   } else if (!x86(spec)) {
-    attribute(attribute(cpu, "mode", "maximum"), "check", "none");
+    // Not the maximum: emulated pointer authentication makes a guest boot three times as long.
+    attribute(attribute(attribute(cpu, "mode", "custom"), "match", "exact"), "check", "none");
+    attribute(add(cpu, "model", "cortex-a72"), "fallback", "forbid");
   } else if (!wanted.flags.empty()) {
     // Features need a model; without any, QEMU's own default is taken, which libvirt asks far fewer questions about.
     attribute(attribute(attribute(cpu, "mode", "custom"), "match", "exact"), "check", "none");
@@ -244,7 +254,11 @@ void add_devices(pugi::xml_node domain, const v1::VmSpec& spec) {
 
   auto serial = attribute(add(devices, "serial"), "type", "unix");
   add_socket_source(serial, console_socket(spec.run_directory()));
-  attribute(add(serial, "target"), "port", "0");
+  auto console = attribute(add(serial, "target"), "port", "0");
+  if (!x86(spec)) {
+    attribute(console, "type", "system-serial");
+    attribute(add(console, "model"), "name", "pl011");
+  }
 
   auto channel = attribute(add(devices, "channel"), "type", "unix");
   add_socket_source(channel, agent_socket(spec.run_directory()));
@@ -304,6 +318,10 @@ std::string agent_socket(std::string_view run_directory) {
 
 std::string console_socket(std::string_view run_directory) {
   return std::string{run_directory} + "/console.sock";
+}
+
+std::string firmware_variables(std::string_view run_directory) {
+  return std::string{run_directory} + "/firmware-variables.fd";
 }
 
 std::string spec_digest(const v1::VmSpec& spec) {

@@ -40,6 +40,8 @@ std::string sandbox_of_domain(std::string_view domain_name);
 std::string domain_uuid(std::string_view state_directory, std::string_view sandbox_id);
 std::string agent_socket(std::string_view run_directory);
 std::string console_socket(std::string_view run_directory);
+/// The VM's own, writable copy of the firmware's variable store.
+std::string firmware_variables(std::string_view run_directory);
 
 /// What the domain document remembers of the VM, for a process that finds it later.
 struct domain_notes {

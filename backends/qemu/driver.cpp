@@ -10,6 +10,7 @@
 
 #include "backends/qemu/accelerator.hpp"
 #include "backends/qemu/domain_xml.hpp"
+#include "backends/qemu/firmware_use.hpp"
 #include "backends/qemu/log_tail.hpp"
 #include "backends/qemu/text_checks.hpp"
 
@@ -247,25 +248,27 @@ v1::Capabilities driver::describe(const v1::DescribeBackend& q) {
   if (q.libvirt_uri().empty())
     library_.keep_capabilities();
 
-  c.set_dimm(x86);
-  if (!x86)
-    c.set_dimm_why_not(q.firmware_path().empty()
-                           ? "DIMMs on ARM64 need UEFI firmware (package qemu-efi-aarch64); virtio-mem needs none"
-                           : "Debian's ARM64 kernels are built without ACPI_HOTPLUG_MEMORY, so that a guest would not "
-                             "see a DIMM, firmware or not; use virtio-mem");
+  // Checked here too, so that a wrong image is known before anything is made.
+  auto images = firmware_images(architecture, q.machine_type(), q.firmware_path(), q.firmware_variables_path());
+  c.set_dimm(x86 || !images.none());
+  if (!c.dimm())
+    c.set_dimm_why_not(firmware::dimm_without_firmware({architecture, q.machine_type()}, firmware::read_descriptors()));
   c.set_dimm_block_bytes(dimm_block_bytes);
   c.set_dimm_max_slots(max_dimm_slots);
-  c.set_dimm_unplug(x86);
+  c.set_dimm_unplug(c.dimm());
   c.set_virtio_mem(true);
   c.set_virtio_mem_granule_bytes(virtio_mem_granule_bytes);
   c.set_virtio_mem_shrink(true);
   c.set_vcpu_plug(x86);
+  if (!x86)
+    c.set_vcpu_plug_why_not("QEMU's virt machine cannot plug vCPUs; the guest can only take those that it booted with off and on");
   c.set_vcpu_unplug(false);
   c.set_vcpu_unplug_why_not(
-      choice.accelerator == "tcg"
+      !x86 ? "QEMU's virt machine cannot unplug vCPUs; one that the guest has taken offline stays plugged"
+      : choice.accelerator == "tcg"
           ? "QEMU under TCG never reports a vCPU as unplugged; a vCPU that the guest has taken offline stays plugged"
           : "not proved under KVM here, so not offered; a vCPU that the guest has taken offline stays plugged");
-  c.set_max_vcpus(x86 ? 255 : 8);
+  c.set_max_vcpus(255);
   c.set_pause(true);
   return c;
 }

@@ -10,6 +10,7 @@
 #include "backends/qemu/accelerator.hpp"
 #include "backends/qemu/domain_xml.hpp"
 #include "backends/qemu/driver.hpp"
+#include "backends/qemu/firmware_use.hpp"
 #include "backends/qemu/text_checks.hpp"
 
 namespace caisson::qemu {
@@ -56,7 +57,7 @@ void driver::remove_files(const vm_ptr& vm) {
   }
   auto name = domain_name(vm->id);
   if (!run.empty()) {
-    for (const auto& path : {agent_socket(run), console_socket(run), run + "/firmware-variables.fd"})
+    for (const auto& path : {agent_socket(run), console_socket(run), firmware_variables(run)})
       ::unlink(path.c_str());
     ::rmdir(run.c_str());
   }
@@ -67,7 +68,8 @@ void driver::remove_files(const vm_ptr& vm) {
   vm->recorded = false;
 }
 
-v1::VmObserved driver::create(const vm_ptr& vm, const call_ptr& call, const v1::VmSpec& spec) {
+v1::VmObserved driver::create(const vm_ptr& vm, const call_ptr& call, const v1::VmSpec& asked) {
+  const auto spec = with_firmware(asked);
   auto document = domain_xml(spec, where_.state_directory, !spec.libvirt_uri().empty());
   {
     std::lock_guard lock{vm->mutex};
@@ -117,8 +119,9 @@ v1::VmObserved driver::create(const vm_ptr& vm, const call_ptr& call, const v1::
       vm->run_directory.clear();  // the directory stays: its owner removes it
       vm->vmm = {};
     }
-    ::unlink(agent_socket(spec.run_directory()).c_str());
-    ::unlink(console_socket(spec.run_directory()).c_str());
+    for (const auto& path : {agent_socket(spec.run_directory()), console_socket(spec.run_directory()),
+                             firmware_variables(spec.run_directory())})
+      ::unlink(path.c_str());
     remove_files(vm);
     {
       std::lock_guard lock{vm->mutex};
@@ -127,6 +130,7 @@ v1::VmObserved driver::create(const vm_ptr& vm, const call_ptr& call, const v1::
     forget(vm);
   };
   try {
+    make_firmware_variables(spec);
     // Paused first, so that nothing of the guest is missed between its start and this process's own bookkeeping.
     domain.reset(in_library([&] { return virDomainCreateXML(connection.get(), document.c_str(), VIR_DOMAIN_START_PAUSED); }));
     if (!domain)

@@ -83,6 +83,7 @@ int run(int argc, const char* const* argv) {
   add_events_verb(app, context);
   add_check_verb(app, context);
   add_config_commands(app);
+  add_firmware_commands(app, context);
   add_global_options(app, context.global);
   app.footer("Exit status: the command's own; 126, 127 and 128+n as a shell gives them; 125 where the engine could not do\n"
              "it; 2 for usage and configuration. Sizes are written like 1536M or 2GiB (powers of 1024).");

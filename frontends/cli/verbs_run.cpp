@@ -26,7 +26,7 @@ struct process_options {
 };
 
 struct run_options {
-  std::string config, name, memory, cpus, memory_method, hypervisor;
+  std::string config, name, memory, cpus, memory_method, hypervisor, architecture;
   std::vector<std::string> annotations, words;
   bool detach = false;
   process_options process;
@@ -80,6 +80,7 @@ v1::CreateSandbox create_of(const run_options& o) {
   v1::CreateSandbox create;
   create.set_name(o.name);
   create.set_hypervisor(o.hypervisor);
+  create.set_architecture(o.architecture);
   if (!o.config.empty())
     create.set_config_path(std::filesystem::absolute(o.config).string());
   if (!o.memory.empty())
@@ -169,6 +170,8 @@ void add_run_verbs(CLI::App& app, command_context& c) {
   verb->add_option("--cpus", run->cpus, "Processors at boot instead of the configuration's")->type_name("N");
   verb->add_option("--memory-method", run->memory_method, "auto, dimm or virtio-mem")->type_name("METHOD");
   verb->add_option("--hypervisor", run->hypervisor, "Instead of the configuration's")->type_name("NAME");
+  verb->add_option("--arch", run->architecture, "Of the guest: x86_64 or aarch64, instead of the configuration's")
+    ->type_name("ARCH");
   verb->add_option("--annotation", run->annotations, "An io.katacontainers.config.* annotation; may be given again")
     ->type_name("KEY=VALUE")->allow_extra_args(false);
   add_process_options(*verb, run->process, "Nothing more: CMD always has this program's standard input");

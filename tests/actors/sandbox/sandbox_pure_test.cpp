@@ -101,6 +101,7 @@ v1::Capabilities capabilities() {
   c.set_virtio_mem(true);
   c.set_dimm_max_slots(256);
   c.set_max_vcpus(255);
+  c.set_vcpu_plug(true);
   c.set_accelerator("tcg");
   c.set_accelerator_reason("no /dev/kvm");
   return c;
@@ -145,6 +146,19 @@ TEST(settle, reports_every_figure_that_the_vmm_cannot_have) {
   ASSERT_EQ(r.config().adaptations_size(), 2);
   EXPECT_EQ(r.config().adaptations(1).asked(), "10");
   EXPECT_EQ(r.config().adaptations(1).used(), "8");
+}
+
+TEST(settle, leaves_no_room_for_vcpus_that_cannot_be_plugged) {
+  auto r = record();
+  ASSERT_FALSE(build_spec(r, guest, {"/run"}));
+  ASSERT_GT(r.spec().max_vcpus(), r.spec().boot_vcpus());
+  auto can = capabilities();
+  can.set_vcpu_plug(false);
+  can.set_vcpu_plug_why_not("no such slots");
+  ASSERT_FALSE(settle(r, can));
+  EXPECT_EQ(r.spec().max_vcpus(), r.spec().boot_vcpus());
+  ASSERT_EQ(r.config().adaptations_size(), 1);
+  EXPECT_NE(r.config().adaptations(0).why().find("no such slots"), std::string::npos);
 }
 
 } // namespace

@@ -36,6 +36,15 @@ v1::VmSpec spec(v1::MemoryMethod method = v1::MEMORY_METHOD_DIMM) {
   return s;
 }
 
+v1::VmSpec arm(v1::MemoryMethod method) {
+  auto s = spec(method);
+  s.set_architecture("aarch64");
+  s.set_vmm_path("/usr/bin/qemu-system-aarch64");
+  s.set_max_vcpus(1);
+  s.set_kernel_path("/k/Image");
+  return s;
+}
+
 pugi::xml_document parsed(const v1::VmSpec& s, bool daemon = false) {
   pugi::xml_document d;
   EXPECT_TRUE(d.load_string(domain_xml(s, state, daemon).c_str()));
@@ -162,10 +171,45 @@ TEST(domain_xml, firmware_only_where_named) {
   EXPECT_EQ(text(parsed(s), "//os/loader/@type"), "rom");
   s.set_firmware_variables_path("/fw/vars.fd");
   EXPECT_EQ(text(parsed(s), "//os/loader/@type"), "pflash");
-  EXPECT_EQ(text(parsed(s), "//os/nvram/@template"), "/fw/vars.fd");
-  s.set_architecture("aarch64");
-  EXPECT_EQ(text(parsed(s), "//os/type/@machine"), "virt");
-  EXPECT_EQ(text(parsed(s), "//features/apic"), "(none)");
+  EXPECT_EQ(text(parsed(s), "//os/nvram"), "/run/caisson/x/pod-1/firmware-variables.fd");
+  EXPECT_EQ(text(parsed(s), "//os/nvram/@template"), "(none)");
+}
+
+TEST(domain_xml, arm64_is_a_virt_machine) {
+  auto s = arm(v1::MEMORY_METHOD_VIRTIO_MEM);
+  auto d = parsed(s);
+  EXPECT_EQ(text(d, "//os/type/@arch"), "aarch64");
+  EXPECT_EQ(text(d, "//os/type/@machine"), "virt");
+  EXPECT_EQ(text(d, "//features/apic"), "(none)");
+  EXPECT_EQ(text(d, "//features/acpi"), "(none)") << "libvirt refuses ACPI on ARM64 without UEFI";
+  EXPECT_EQ(text(d, "//features/gic/@version"), "3");
+  EXPECT_EQ(text(d, "//cpu/model"), "cortex-a72");
+  EXPECT_EQ(text(d, "//serial/target/model/@name"), "pl011");
+  EXPECT_EQ(text(d, "//panic"), "(none)");
+  EXPECT_EQ(text(d, "//timer[@name='hpet']"), "(none)");
+  EXPECT_EQ(text(d, "//devices/memory/@model"), "virtio-mem");
+  EXPECT_EQ(text(d, "//devices/memory/address/@slot"), "0x3");
+  s.set_accelerator("kvm");
+  EXPECT_EQ(text(parsed(s), "//features/gic/@version"), "host");
+  EXPECT_EQ(text(parsed(s), "//cpu/@mode"), "host-passthrough");
+}
+
+TEST(domain_xml, arm64_has_acpi_and_two_flashes_with_firmware) {
+  auto s = arm(v1::MEMORY_METHOD_DIMM);
+  s.set_firmware_path("/fw/code.fd");
+  auto d = parsed(s);
+  EXPECT_NE(d.select_node("//features/acpi"), pugi::xpath_node{});
+  EXPECT_EQ(text(d, "//os/loader"), "/fw/code.fd");
+  EXPECT_EQ(text(d, "//os/loader/@type"), "pflash");
+  EXPECT_EQ(text(d, "//os/loader/@readonly"), "yes");
+  EXPECT_EQ(text(d, "//os/nvram"), "/run/caisson/x/pod-1/firmware-variables.fd") << "its own, with and without a template";
+  EXPECT_EQ(text(d, "//maxMemory/@slots"), "10");
+}
+
+TEST(domain_xml, arm64_plugs_no_vcpus) {
+  auto s = arm(v1::MEMORY_METHOD_VIRTIO_MEM);
+  s.set_max_vcpus(4);
+  EXPECT_EQ(refused(s), "unsupported");
 }
 
 TEST(domain_xml, a_foreign_daemon_runs_the_vmm_as_us) {

@@ -1,0 +1,212 @@
+// ARM64 sandboxes on a real QEMU, from the command line: QEMU's virt machine, Debian's kernel, the cross-compiled agent.
+
+#include <gtest/gtest.h>
+
+#include <poll.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <nlohmann/json.hpp>
+
+#include <csignal>
+#include <filesystem>
+#include <fstream>
+
+#include "frontends/grpc/client.hpp"
+#include "tests/frontends/program.hpp"
+
+namespace caisson::test {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+constexpr std::uint64_t mib = 1 << 20;
+constexpr int boot_s = 240;  // always emulated, beside other work
+constexpr const char* firmware_code = "/usr/share/AAVMF/AAVMF_CODE.fd";
+
+class arm64 : public ::testing::Test {
+protected:
+  static void SetUpTestSuite() {
+    char name[] = "/dev/shm/caisson-arm64-XXXXXX";
+    directory = ::mkdtemp(name);
+    ::setenv("CAISSON_IDLE_EXIT_S", "2", 1);
+  }
+
+  static void TearDownTestSuite() {
+    if (auto connected = door::client::connect(directory + "/r/engine.sock"); connected && connected->index() == 0) {
+      auto pid = static_cast<pid_t>(std::get<0>(*connected)->engine().pid());
+      int fd = static_cast<int>(::syscall(SYS_pidfd_open, pid, 0));
+      ::kill(pid, SIGTERM);
+      pollfd p{fd, POLLIN, 0};
+      ::poll(&p, 1, 30'000);
+      ::close(fd);
+    }
+    std::error_code error;
+    fs::remove_all(directory, error);
+  }
+
+  void SetUp() override {
+    for (const char* file : {"Image", "initramfs.cpio", "manifest.json"})
+      if (!fs::exists(fs::path{CAISSON_ARM64_GUEST} / file))
+        GTEST_SKIP() << "there is no ARM64 guest (" << CAISSON_ARM64_GUEST << '/' << file
+                     << "): build the target guest_image_aarch64";
+    if (::access("/usr/bin/qemu-system-aarch64", X_OK) != 0)
+      GTEST_SKIP() << "/usr/bin/qemu-system-aarch64 is not there: install the package qemu-system-arm";
+  }
+
+  void TearDown() override {
+    if (!sandbox.empty())
+      caisson({"rm", "--force", sandbox}, 60);
+  }
+
+  static program_result caisson(std::vector<std::string> more, int at_most_s = 120) {
+    std::vector<std::string> all{CAISSON_PROGRAM, "--state-dir", directory + "/s", "--run-dir", directory + "/r"};
+    all.insert(all.end(), more.begin(), more.end());
+    return run_program(all, {}, at_most_s);
+  }
+
+  /// A configuration of 512 MiB that may grow to 2 GiB.
+  static std::string configuration(const std::string& more) {
+    auto path = directory + "/configuration.toml";
+    std::ofstream{path} << "[hypervisor.qemu]\ndefault_memory = 512\ndefault_maxmemory = 2048\n" << more;
+    return path;
+  }
+
+  program_result boot(const std::string& name, const std::string& more, std::vector<std::string> words = {}) {
+    sandbox = name;
+    words.insert(words.begin(), {"run", "--config", configuration(more), "--name", name, "--detach"});
+    return caisson(std::move(words), boot_s);
+  }
+
+  json status() const {
+    auto got = caisson({"status", sandbox, "--json"});
+    EXPECT_EQ(got.status, 0) << got.err;
+    return json::parse(got.out, nullptr, false);
+  }
+
+  static std::uint64_t figure(const json& s, const char* key) { return std::stoull(s["memory"][key].get<std::string>()); }
+
+  std::string in_guest(std::vector<std::string> words) const {
+    words.insert(words.begin(), {"exec", sandbox, "--"});
+    auto got = caisson(std::move(words));
+    EXPECT_EQ(got.status, 0) << got.err;
+    return got.out;
+  }
+
+  std::uint64_t mem_total() const {
+    auto text = in_guest({"awk", "/MemTotal/ {print $2}", "/proc/meminfo"});
+    return text.empty() ? 0 : std::stoull(text) * 1024;
+  }
+
+  void grows_and_shrinks() {
+    auto before = mem_total();
+    auto got = caisson({"resize", sandbox, "--memory", "1536M"});
+    EXPECT_EQ(got.status, 0) << got.err << got.out;
+    auto s = status();
+    EXPECT_EQ(figure(s, "plugged_bytes"), 1024 * mib);
+    EXPECT_GT(mem_total(), before + 960 * mib);
+    got = caisson({"resize", sandbox, "--memory", "640M"});
+    EXPECT_EQ(got.status, 0) << got.err << got.out;
+    EXPECT_EQ(figure(status(), "plugged_bytes"), 128 * mib);
+    EXPECT_LT(mem_total(), before + 192 * mib);
+  }
+
+  /// Everything that a run directory of the engine holds.
+  static std::vector<std::string> stores() {
+    std::vector<std::string> out;
+    std::error_code ignored;
+    for (fs::recursive_directory_iterator at{directory + "/r", fs::directory_options::skip_permission_denied, ignored}, end; at != end;
+         at.increment(ignored))
+      if (at->path().filename() == "firmware-variables.fd")
+        out.push_back(at->path());
+    return out;
+  }
+
+  std::string sandbox;
+  static std::string directory;
+};
+
+std::string arm64::directory;
+
+class arm64_firmware : public arm64 {
+protected:
+  void SetUp() override {
+    arm64::SetUp();
+    if (!IsSkipped() && !fs::exists(firmware_code))
+      GTEST_SKIP() << firmware_code << " is not there: install the package qemu-efi-aarch64";
+  }
+};
+
+TEST_F(arm64, runs_and_is_resized_without_firmware) {
+  auto made = boot("a", "default_maxvcpus = 2\n", {"--arch", "aarch64"});
+  ASSERT_EQ(made.status, 0) << made.err;
+  EXPECT_EQ(in_guest({"uname", "-m"}), "aarch64\n");
+  auto s = status();
+  EXPECT_EQ(s["architecture"], "aarch64");
+  EXPECT_EQ(s["vcpus"]["max"], 1) << "the virt machine plugs no vCPUs, so that there is no room for more";
+  EXPECT_TRUE(stores().empty());
+  grows_and_shrinks();
+  auto got = caisson({"resize", "a", "--cpus", "2"});
+  EXPECT_EQ(got.status, 2) << got.err;
+}
+
+TEST_F(arm64, dimms_without_firmware_are_refused_before_boot) {
+  auto by_file = boot("b", "machine_type = \"virt\"\nmemory_method = \"dimm\"\n");
+  auto by_option = boot("b", "", {"--arch", "aarch64", "--memory-method", "dimm"});
+  for (const auto& made : {by_file, by_option}) {
+    EXPECT_NE(made.status, 0);
+    for (const char* part : {"firmware", "/usr/share/AAVMF/AAVMF_CODE.fd", "qemu-efi-aarch64", "virtio"})
+      EXPECT_NE(made.err.find(part), made.err.npos) << part << " in " << made.err;
+  }
+  EXPECT_EQ(caisson({"list", "--json"}).out.find("\"b\""), std::string::npos) << "nothing is left of it";
+}
+
+TEST_F(arm64, a_wrong_firmware_is_refused_before_boot) {
+  auto small = directory + "/small.fd";
+  std::ofstream{small} << std::string(8192, 'x');
+  auto made = boot("c", "firmware = \"" + small + "\"\n", {"--arch", "aarch64"});
+  EXPECT_NE(made.status, 0);
+  EXPECT_NE(made.err.find("exactly 64 MiB"), made.err.npos) << made.err;
+  EXPECT_NE(made.err.find("caisson firmware prepare"), made.err.npos) << made.err;
+}
+
+TEST_F(arm64_firmware, runs_and_is_resized_with_firmware) {
+  auto made = boot("d", "firmware = \"auto\"\n", {"--arch", "aarch64"});
+  ASSERT_EQ(made.status, 0) << made.err;
+  EXPECT_EQ(in_guest({"sh", "-c", "test -d /sys/firmware/efi && echo uefi"}), "uefi\n");
+  EXPECT_EQ(stores().size(), 1u) << "a variable store of its own";
+  grows_and_shrinks();
+  EXPECT_EQ(caisson({"rm", "--force", "d"}, 60).status, 0);
+  EXPECT_TRUE(stores().empty()) << "which goes with it";
+}
+
+TEST_F(arm64_firmware, dimms_with_firmware_need_a_guest_kernel_that_sees_them) {
+  auto made = boot("e", "machine_type = \"virt\"\nmemory_method = \"dimm\"\nfirmware = \"" + std::string{firmware_code} + "\"\n");
+  ASSERT_EQ(made.status, 0) << made.err;
+  auto kernel = in_guest({"cat", "/etc/kernel-config"});
+  auto got = caisson({"resize", "e", "--memory", "1G"});
+  if (kernel.find("CONFIG_ACPI_HOTPLUG_MEMORY=y") == kernel.npos) {
+    EXPECT_NE(got.status, 0);
+    EXPECT_NE((got.err + got.out).find("CONFIG_ACPI_HOTPLUG_MEMORY"), std::string::npos) << got.err << got.out;
+    EXPECT_EQ(figure(status(), "plugged_bytes"), 0u) << "nothing is plugged that nobody would see";
+    return;
+  }
+  EXPECT_EQ(got.status, 0) << got.err << got.out;
+  EXPECT_EQ(figure(status(), "plugged_bytes"), 512 * mib);
+  got = caisson({"resize", "e", "--memory", "512M"});
+  EXPECT_EQ(got.status, 0) << got.err << got.out;
+  EXPECT_EQ(figure(status(), "plugged_bytes"), 0u);
+}
+
+TEST_F(arm64_firmware, prepared_images_boot) {
+  auto prepared = caisson({"firmware", "prepare", "--arch", "aarch64", "--dir", directory + "/pair", "--json"});
+  ASSERT_EQ(prepared.status, 0) << prepared.err;
+  auto pair = json::parse(prepared.out);
+  auto made = boot("f", "pflashes = [" + pair["firmware"].dump() + ", " + pair["firmware_volume"].dump() + "]\n", {"--arch", "aarch64"});
+  ASSERT_EQ(made.status, 0) << made.err;
+  EXPECT_EQ(in_guest({"sh", "-c", "test -d /sys/firmware/efi && echo uefi"}), "uefi\n");
+}
+
+} // namespace
+} // namespace caisson::test
