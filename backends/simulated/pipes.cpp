@@ -12,11 +12,12 @@ caf::behavior runner(caf::event_based_actor*) {
   return {[](const job& j) { j.work(); }};
 }
 
-/// One connection. Members in the first group belong to the connection's own actor, those in the second to the executor.
+/// One connection. Members in the first group belong to the connection's own actor, those in the second to the
+/// executor.
 class wire : public std::enable_shared_from_this<wire> {
 public:
   wire(caf::actor_system& system, std::shared_ptr<world> where, std::shared_ptr<actor_executor> on)
-    : world_{std::move(where)}, line_{system.spawn<caf::hidden>(runner)}, executor_{std::move(on)} {}
+      : world_{std::move(where)}, line_{system.spawn<caf::hidden>(runner)}, executor_{std::move(on)} {}
 
   bool connect(world::user_id user, const std::string& endpoint, std::string& problem) {
     const auto on_line = [weak = weak_from_this()](void (wire::*what)()) {
@@ -82,7 +83,10 @@ public:
   }
 
 private:
-  void on_line(std::function<void()> work) { caf::anon_send(line_, job{std::move(work)}); }
+  void on_line(std::function<void()> work) {
+    if (!executor_->closed())
+      caf::anon_send(line_, job{std::move(work)});
+  }
   void on_executor(std::function<void()> work) { executor_->post(std::move(work)); }
 
   // ---- on the connection's actor ----
@@ -93,7 +97,7 @@ private:
     auto bytes = world_->read(connection_, piece_bytes);
     if (bytes.empty())
       return;
-    reading_ = true;  // until the executor has taken it
+    reading_ = true; // until the executor has taken it
     on_executor([self = shared_from_this(), bytes = std::move(bytes)] {
       self->deliver(bytes);
       self->on_line([self] {
@@ -200,12 +204,27 @@ private:
 
 actor_executor::actor_executor(caf::actor_system& system) : runner_{system.spawn<caf::hidden>(runner)} {}
 
-actor_executor::~actor_executor() { caf::anon_send_exit(runner_, caf::exit_reason::user_shutdown); }
+void actor_executor::post(std::function<void()> work) {
+  if (door_->closed)
+    return;
+  caf::anon_send(runner_, job{[door = door_, work = std::move(work)] {
+                   std::lock_guard running{door->running};
+                   if (!door->closed)
+                     work();
+                 }});
+}
 
-void actor_executor::post(std::function<void()> work) { caf::anon_send(runner_, job{std::move(work)}); }
+void actor_executor::close() {
+  std::lock_guard running{door_->running};
+  door_->closed = true;
+}
 
 world_opener::world_opener(caf::actor_system& system, std::shared_ptr<world> where, world::user_id user)
-  : system_{system}, world_{std::move(where)}, user_{user}, executor_{std::make_shared<actor_executor>(system)} {}
+    : system_{system}, world_{std::move(where)}, user_{user}, executor_{std::make_shared<actor_executor>(system)} {}
+
+world_opener::~world_opener() {
+  executor_->close();
+}
 
 void world_opener::open(const std::string& endpoint,
                         std::function<void(std::unique_ptr<byte_pipe>, std::string error)> done) {
