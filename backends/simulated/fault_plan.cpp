@@ -28,7 +28,9 @@ bool read_mib(std::string_view text, std::uint64_t& out) {
   return true;
 }
 
-bool read_chance(std::string_view text, double& out) { return read(text, out) && out >= 0 && out <= 1; }
+bool read_chance(std::string_view text, double& out) {
+  return read(text, out) && out >= 0 && out <= 1;
+}
 
 bool read_flag(std::string_view text, bool& out) {
   out = text == "1";
@@ -36,18 +38,29 @@ bool read_flag(std::string_view text, bool& out) {
 }
 
 bool set(fault_plan& p, std::string_view key, std::string_view value) {
-  const std::map<std::string_view, span_ms*> spans{
-      {"verb_ms", &p.verb_ms},   {"boot_ms", &p.boot_ms},           {"notice_ms", &p.notice_ms}, {"online_ms", &p.online_ms},
-      {"leave_ms", &p.leave_ms}, {"power_off_ms", &p.power_off_ms}, {"slow_ms", &p.slow_ms}};
-  const std::map<std::string_view, double*> chances{
-      {"slow", &p.slow},         {"refuse", &p.refuse},         {"lost", &p.lost},
-      {"late", &p.late},         {"die", &p.die},               {"panic", &p.panic},
-      {"boot_never", &p.boot_never}, {"boot_panic", &p.boot_panic}, {"agent_silent", &p.agent_silent},
-      {"partial", &p.partial},   {"stuck", &p.stuck},           {"dimm_refused", &p.dimm_refused},
-      {"dimm_ignored", &p.dimm_ignored}};
-  const std::map<std::string_view, bool*> flags{
-      {"dimm", &p.dimm}, {"virtio_mem", &p.virtio_mem}, {"dimm_unplug", &p.dimm_unplug},
-      {"virtio_mem_shrink", &p.virtio_mem_shrink}, {"vcpu_unplug", &p.vcpu_unplug}, {"pause", &p.can_pause}};
+  const std::map<std::string_view, span_ms*> spans{{"verb_ms", &p.verb_ms},     {"boot_ms", &p.boot_ms},
+                                                   {"notice_ms", &p.notice_ms}, {"online_ms", &p.online_ms},
+                                                   {"leave_ms", &p.leave_ms},   {"power_off_ms", &p.power_off_ms},
+                                                   {"slow_ms", &p.slow_ms}};
+  const std::map<std::string_view, double*> chances{{"slow", &p.slow},
+                                                    {"refuse", &p.refuse},
+                                                    {"lost", &p.lost},
+                                                    {"late", &p.late},
+                                                    {"die", &p.die},
+                                                    {"panic", &p.panic},
+                                                    {"boot_never", &p.boot_never},
+                                                    {"boot_panic", &p.boot_panic},
+                                                    {"agent_silent", &p.agent_silent},
+                                                    {"partial", &p.partial},
+                                                    {"stuck", &p.stuck},
+                                                    {"dimm_refused", &p.dimm_refused},
+                                                    {"dimm_ignored", &p.dimm_ignored}};
+  const std::map<std::string_view, bool*> flags{{"dimm", &p.dimm},
+                                                {"virtio_mem", &p.virtio_mem},
+                                                {"dimm_unplug", &p.dimm_unplug},
+                                                {"virtio_mem_shrink", &p.virtio_mem_shrink},
+                                                {"vcpu_unplug", &p.vcpu_unplug},
+                                                {"pause", &p.can_pause}};
   if (auto it = spans.find(key); it != spans.end())
     return read(value, *it->second);
   if (auto it = chances.find(key); it != chances.end())
@@ -97,7 +110,8 @@ fault_plan parse_fault_plan(std::string_view text, std::string& problem) {
       continue;
     const auto equals = part.find('=');
     if (equals == std::string_view::npos || !set(p, part.substr(0, equals), part.substr(equals + 1))) {
-      problem = "\"" + std::string{part} + "\" is not a simulated fault; expected key=value as listed in "
+      problem = "\"" + std::string{part} +
+                "\" is not a simulated fault; expected key=value as listed in "
                 "backends/simulated/fault_plan.hpp";
       return {};
     }

@@ -21,9 +21,11 @@ struct span_ms {
 ///
 ///     seed=7                 the dice
 ///     verb_ms, boot_ms, notice_ms, online_ms, leave_ms, power_off_ms, slow_ms = N or N..M    how long
-///     slow, refuse, lost, late, die, panic = P         chance for each verb, 0..1: it takes slow_ms; it is refused; its
+///     slow, refuse, lost, late, die, panic = P         chance for each verb, 0..1: it takes slow_ms; it is refused;
+///     its
 ///                            answer is lost; it takes effect after its deadline; the VMM dies at it; the guest panics
-///     boot_never, boot_panic, agent_silent, partial, stuck = P     chance for each VM: it never boots; panics at boot; its
+///     boot_never, boot_panic, agent_silent, partial, stuck = P     chance for each VM: it never boots; panics at boot;
+///     its
 ///                            agent never answers; its guest onlines only part of what is plugged; it gives memory back
 ///                            only in part
 ///     dimm_refused, dimm_ignored = P                   chance for each unplug
@@ -40,13 +42,14 @@ struct fault_plan {
   double boot_never = 0, boot_panic = 0, agent_silent = 0, partial = 0, stuck = 0;
   double dimm_refused = 0, dimm_ignored = 0;
 
-  std::uint64_t online_at_most_bytes = std::numeric_limits<std::uint64_t>::max();  ///< of what is plugged
+  std::uint64_t online_at_most_bytes = std::numeric_limits<std::uint64_t>::max(); ///< of what is plugged
   std::uint32_t online_at_most_cpus = std::numeric_limits<std::uint32_t>::max();
   std::uint64_t virtio_mem_floor_bytes = 0;
   std::string die_at_verb;
   std::uint32_t die_at_count = 0;
 
-  bool dimm = true, virtio_mem = true, dimm_unplug = true, virtio_mem_shrink = true, vcpu_unplug = true, can_pause = true;
+  bool dimm = true, virtio_mem = true, dimm_unplug = true, virtio_mem_shrink = true, vcpu_unplug = true,
+       can_pause = true;
   std::uint32_t dimm_slots = 256;
   std::uint64_t dimm_block_bytes = 128u << 20;
   std::uint64_t virtio_mem_granule_bytes = 2u << 20;

@@ -35,59 +35,59 @@ bool number(const std::string& text, std::uint32_t& out) {
 } // namespace
 
 model_guest::model_guest(model_machine& machine, std::string architecture)
-  : machine_{machine}, architecture_{std::move(architecture)}, session_{[this] {
-      guest_protocol::guest_events e;
-      e.on_open = [this] {
-        forget_host();
-        v1::AgentHello hello;
-        hello.set_protocol_version(guest_protocol::protocol_version);
-        hello.set_agent_version("simulated");
-        hello.set_kernel_release("6.1.0-simulated");
-        hello.set_architecture(architecture_);
-        auto now = facts();
-        *hello.mutable_memory() = std::move(*now.mutable_memory());
-        *hello.mutable_cpus() = std::move(*now.mutable_cpus());
-        auto& features = *hello.mutable_features();
-        features.set_acpi_memory_hotplug(machine_.shape().dimm_slots > 0);
-        features.set_memory_hotremove(true);
-        features.set_virtio_mem(machine_.shape().virtio_mem);
-        features.set_cpu_hotplug(true);
-        features.set_kernel_config_known(true);
-        session_.send_hello(std::move(hello));
-      };
-      e.on_request = [this](const v1::AgentRequest& r) { on_request(r); };
-      e.on_data = [this](std::uint32_t stream, std::span<const std::byte> bytes) {
-        std::uint64_t id = 0;
-        auto* p = by_stream(stream, id);
-        if (!p || !p->echoes) {
-          session_.consumed(stream, bytes.size());
-          return;
-        }
-        p->pending.append(reinterpret_cast<const char*>(bytes.data()), bytes.size());
-        p->owed += static_cast<std::uint32_t>(bytes.size());
-        flush(id);
-      };
-      e.on_eof = [this](std::uint32_t stream) {
-        std::uint64_t id = 0;
-        if (auto* p = by_stream(stream, id)) {
-          p->eof = true;
-          p->ends = p->ends || p->echoes;
+    : machine_{machine}, architecture_{std::move(architecture)}, session_{[this] {
+        guest_protocol::guest_events e;
+        e.on_open = [this] {
+          forget_host();
+          v1::AgentHello hello;
+          hello.set_protocol_version(guest_protocol::protocol_version);
+          hello.set_agent_version("simulated");
+          hello.set_kernel_release("6.1.0-simulated");
+          hello.set_architecture(architecture_);
+          auto now = facts();
+          *hello.mutable_memory() = std::move(*now.mutable_memory());
+          *hello.mutable_cpus() = std::move(*now.mutable_cpus());
+          auto& features = *hello.mutable_features();
+          features.set_acpi_memory_hotplug(machine_.shape().dimm_slots > 0);
+          features.set_memory_hotremove(true);
+          features.set_virtio_mem(machine_.shape().virtio_mem);
+          features.set_cpu_hotplug(true);
+          features.set_kernel_config_known(true);
+          session_.send_hello(std::move(hello));
+        };
+        e.on_request = [this](const v1::AgentRequest& r) { on_request(r); };
+        e.on_data = [this](std::uint32_t stream, std::span<const std::byte> bytes) {
+          std::uint64_t id = 0;
+          auto* p = by_stream(stream, id);
+          if (!p || !p->echoes) {
+            session_.consumed(stream, bytes.size());
+            return;
+          }
+          p->pending.append(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+          p->owed += static_cast<std::uint32_t>(bytes.size());
           flush(id);
-        }
-      };
-      e.on_writable = [this](std::uint32_t stream) {
-        std::uint64_t id = 0;
-        if (by_stream(stream, id))
-          flush(id);
-      };
-      e.on_stopped = [this](std::uint32_t stream) {
-        std::uint64_t id = 0;
-        auto* p = by_stream(stream, id);
-        if (p && p->out == stream && p->echoes)
-          finish(id, 141, 13);  // SIGPIPE
-      };
-      return e;
-    }()} {}
+        };
+        e.on_eof = [this](std::uint32_t stream) {
+          std::uint64_t id = 0;
+          if (auto* p = by_stream(stream, id)) {
+            p->eof = true;
+            p->ends = p->ends || p->echoes;
+            flush(id);
+          }
+        };
+        e.on_writable = [this](std::uint32_t stream) {
+          std::uint64_t id = 0;
+          if (by_stream(stream, id))
+            flush(id);
+        };
+        e.on_stopped = [this](std::uint32_t stream) {
+          std::uint64_t id = 0;
+          auto* p = by_stream(stream, id);
+          if (p && p->out == stream && p->echoes)
+            finish(id, 141, 13); // SIGPIPE
+        };
+        return e;
+      }()} {}
 
 timeline::ticket model_guest::later(timeline::time delay, timeline::work what) {
   return machine_.after(delay, [weak = std::weak_ptr{alive_}, what = std::move(what)] {

@@ -18,7 +18,8 @@ namespace caisson::backends::simulated {
 /// A guest agent in a model machine: speaks the agent's protocol through the agent's own session, shows the machine's
 /// memory and processors as its kernel's, and runs a handful of commands:
 ///
-///     true | false | exit N | echo WORDS | cat (stdin) | cat /proc/meminfo | nproc | sleep SECONDS | sh -c "one of these"
+///     true | false | exit N | echo WORDS | cat (stdin) | cat /proc/meminfo | nproc | sleep SECONDS | sh -c "one of
+///     these"
 ///
 /// No actors, no clock: the machine's guest time. Must not outlive the machine. Not thread safe.
 class model_guest {
@@ -27,13 +28,15 @@ public:
   model_guest(const model_guest&) = delete;
   model_guest& operator=(const model_guest&) = delete;
 
-  std::function<void()> on_output;  ///< there may be something to take; called from inside the other members too
+  std::function<void()> on_output; ///< there may be something to take; called from inside the other members too
 
   /// False: the guest does not read now, nothing was taken. Try again when on_output has been served.
   bool receive(std::span<const std::byte> bytes);
   void host_left();
   [[nodiscard]] bool has_output() const noexcept { return session_.has_output(); }
-  [[nodiscard]] std::vector<std::byte> take_output(std::size_t limit = 64 * 1024) { return session_.take_output(limit); }
+  [[nodiscard]] std::vector<std::byte> take_output(std::size_t limit = 64 * 1024) {
+    return session_.take_output(limit);
+  }
 
   /// The machine's memory or processors have changed (model_machine::on_guest_change).
   void machine_changed();
@@ -41,18 +44,18 @@ public:
 private:
   struct waiting {
     std::uint64_t request_id;
-    std::uint64_t at_least, at_most;  // memory
-    std::uint32_t cpus;               // != 0: waits for processors instead
+    std::uint64_t at_least, at_most; // memory
+    std::uint32_t cpus;              // != 0: waits for processors instead
     timeline::ticket end;
   };
   struct process {
     std::uint32_t in = 0, out = 0, err = 0;
-    bool echoes = false;   // cat: standard input goes to standard output
+    bool echoes = false; // cat: standard input goes to standard output
     bool eof = false;
-    std::string pending;   // output that the session has not taken yet
-    std::uint32_t owed = 0;  // bytes of standard input in `pending`, not yet given back as credit
+    std::string pending;    // output that the session has not taken yet
+    std::uint32_t owed = 0; // bytes of standard input in `pending`, not yet given back as credit
     int exit_code = 0;
-    bool ends = false;     // when `pending` is out
+    bool ends = false; // when `pending` is out
   };
 
   void on_request(const v1::AgentRequest& request);
@@ -83,7 +86,7 @@ private:
   std::map<std::uint64_t, process> processes_;
   std::uint64_t last_exec_id_ = 0;
   bool notice_planned_ = false;
-  std::shared_ptr<char> alive_ = std::make_shared<char>();  // planned functions look whether the guest is still there
+  std::shared_ptr<char> alive_ = std::make_shared<char>(); // planned functions look whether the guest is still there
 };
 
 } // namespace caisson::backends::simulated

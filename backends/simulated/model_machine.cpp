@@ -7,7 +7,7 @@ namespace caisson::backends::simulated {
 namespace {
 
 constexpr std::uint64_t mib = 1u << 20;
-constexpr std::uint64_t page_bytes_a_struct = 64;  // the memory map takes 1/64 of what it describes
+constexpr std::uint64_t page_bytes_a_struct = 64; // the memory map takes 1/64 of what it describes
 constexpr std::uint64_t programs_bytes = 24 * mib;
 constexpr std::uint64_t hotplug_base = std::uint64_t{1} << 32;
 
@@ -18,8 +18,8 @@ std::string show(std::uint64_t bytes) {
 } // namespace
 
 model_machine::model_machine(machine_shape shape, guest_habits habits, timeline& time, std::uint64_t seed)
-  : shape_{shape}, habits_{habits}, time_{time}, dice_{seed}, vcpus_plugged_{shape.boot_vcpus},
-    vcpus_present_{shape.boot_vcpus}, vcpus_online_{shape.boot_vcpus} {}
+    : shape_{shape}, habits_{habits}, time_{time}, dice_{seed}, vcpus_plugged_{shape.boot_vcpus},
+      vcpus_present_{shape.boot_vcpus}, vcpus_online_{shape.boot_vcpus} {}
 
 timeline::ticket model_machine::after(timeline::time delay, timeline::work what) {
   return time_.after(delay, [weak = weak_from_this(), what = std::move(what)]() mutable {
@@ -33,7 +33,9 @@ timeline::ticket model_machine::after(timeline::time delay, timeline::work what)
   });
 }
 
-void model_machine::pause() { paused_ = true; }
+void model_machine::pause() {
+  paused_ = true;
+}
 
 void model_machine::resume() {
   paused_ = false;
@@ -153,7 +155,9 @@ std::uint64_t model_machine::online_plugged_bytes() const noexcept {
   return sum;
 }
 
-std::uint64_t model_machine::mem_total_bytes() const noexcept { return boot_mem_total_bytes() + online_plugged_bytes(); }
+std::uint64_t model_machine::mem_total_bytes() const noexcept {
+  return boot_mem_total_bytes() + online_plugged_bytes();
+}
 
 std::uint64_t model_machine::mem_available_bytes() const noexcept {
   auto seen = virtio_size_;
@@ -218,13 +222,14 @@ void model_machine::move_virtio_mem() {
     step = room_to_online(std::min(step, map_room));
     size += step - step % granule;
   } else if (virtio_requested_ < size) {
-    const auto floor = std::max(virtio_requested_, habits_.virtio_mem_floor_bytes - habits_.virtio_mem_floor_bytes % granule);
+    const auto floor =
+        std::max(virtio_requested_, habits_.virtio_mem_floor_bytes - habits_.virtio_mem_floor_bytes % granule);
     if (floor < size)
       size -= step_toward(size - floor);
   }
   virtio_moving_ = false;
   if (size == virtio_size_)
-    return;  // it goes no further; the next request tries again
+    return; // it goes no further; the next request tries again
   virtio_size_ = size;
   tell(machine_news::kind::memory_size, {}, size);
   changed();
@@ -238,10 +243,11 @@ void model_machine::move_virtio_mem() {
 
 std::string model_machine::set_vcpus(std::uint32_t count) {
   if (count == 0 || count > shape_.max_vcpus)
-    return std::to_string(count) + " vCPUs are not between 1 and the machine's maximum of " + std::to_string(shape_.max_vcpus);
+    return std::to_string(count) + " vCPUs are not between 1 and the machine's maximum of " +
+           std::to_string(shape_.max_vcpus);
   if (count < vcpus_online_)
-    return std::to_string(vcpus_online_) + " vCPUs are online in the guest: take them offline before unplugging down to " +
-           std::to_string(count);
+    return std::to_string(vcpus_online_) +
+           " vCPUs are online in the guest: take them offline before unplugging down to " + std::to_string(count);
   if (count < vcpus_plugged_) {
     vcpus_plugged_ = count;
     vcpus_present_ = std::min(vcpus_present_, count);

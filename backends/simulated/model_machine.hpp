@@ -16,9 +16,9 @@ struct machine_shape {
   std::uint64_t boot_bytes = 0, max_bytes = 0;
   std::uint32_t boot_vcpus = 1, max_vcpus = 1;
   std::uint32_t dimm_slots = 0;
-  bool virtio_mem = false;            ///< has the one virtio-mem device
-  std::uint64_t block_bytes = 128u << 20;    ///< memory blocks of the guest; DIMM sizes are multiples of it
-  std::uint64_t granule_bytes = 2u << 20;    ///< of virtio-mem
+  bool virtio_mem = false;                ///< has the one virtio-mem device
+  std::uint64_t block_bytes = 128u << 20; ///< memory blocks of the guest; DIMM sizes are multiples of it
+  std::uint64_t granule_bytes = 2u << 20; ///< of virtio-mem
 };
 
 /// How its guest kernel behaves about hotplug; drawn once a machine from the world's plan.
@@ -34,8 +34,8 @@ struct machine_dimm {
   std::string id;
   std::uint64_t size_bytes = 0, address = 0;
   std::uint64_t online_bytes = 0;
-  bool seen = false;     ///< the guest kernel has noticed it
-  bool leaving = false;  ///< it was asked back
+  bool seen = false;    ///< the guest kernel has noticed it
+  bool leaving = false; ///< it was asked back
 };
 
 /// What the machine tells unasked.
@@ -52,7 +52,7 @@ public:
   model_machine(machine_shape shape, guest_habits habits, timeline& time, std::uint64_t seed);
 
   std::function<void(const machine_news&)> on_news;
-  std::function<void()> on_guest_change;  ///< something that the guest's own files show is another one now
+  std::function<void()> on_guest_change; ///< something that the guest's own files show is another one now
 
   // The VMM's side.
   std::string plug_dimm(const std::string& id, std::uint64_t size_bytes);
@@ -63,7 +63,7 @@ public:
   void resume();
   /// The guest's kernel runs from now on: it notices what is plugged.
   void guest_is_up();
-  void stop();  ///< nothing happens in it any more
+  void stop(); ///< nothing happens in it any more
 
   [[nodiscard]] const machine_shape& shape() const noexcept { return shape_; }
   [[nodiscard]] const std::vector<machine_dimm>& dimms() const noexcept { return dimms_; }

@@ -18,7 +18,7 @@ struct ticker_state {
   static constexpr auto name = "simulated_time";
   std::shared_ptr<world> where;
   world::user_id user = 0;
-  std::set<std::chrono::nanoseconds> timers;  // under way, by the time when they fire
+  std::set<std::chrono::nanoseconds> timers; // under way, by the time when they fire
 };
 
 void arm(caf::stateful_actor<ticker_state>* self) {
@@ -128,8 +128,9 @@ private:
 
 using simulated_vm_actor = backend_actor::extend<caf::reacts_to<v1::BackendAnswer>>;
 
-using any_promise = std::variant<caf::typed_response_promise<v1::VmObserved>, caf::typed_response_promise<v1::Capabilities>,
-                                 caf::typed_response_promise<v1::VmList>>;
+using any_promise =
+    std::variant<caf::typed_response_promise<v1::VmObserved>, caf::typed_response_promise<v1::Capabilities>,
+                 caf::typed_response_promise<v1::VmList>>;
 
 struct vm_state {
   static constexpr auto name = "simulated_backend";
@@ -139,7 +140,8 @@ struct vm_state {
 
   ~vm_state() {
     for (auto& [id, p] : waiting)
-      std::visit([](auto& promise) { promise.deliver(make_error(ec::backend_lost, "simulated backend: it has ended")); }, p);
+      std::visit(
+          [](auto& promise) { promise.deliver(make_error(ec::backend_lost, "simulated backend: it has ended")); }, p);
     if (at)
       at->remove(number);
   }
@@ -152,10 +154,11 @@ template <class T> caf::typed_response_promise<T> ask(self_ptr self, v1::Backend
   auto promise = self->make_response_promise<caf::typed_response_promise<T>>();
   call.set_id(++st.last_call);
   st.waiting.emplace(st.last_call, promise);
-  st.at->where->submit(st.at->user, std::move(call), [weak = caf::actor_cast<caf::weak_actor_ptr>(self)](v1::BackendAnswer a) {
-    if (auto strong = caf::actor_cast<caf::strong_actor_ptr>(weak))
-      caf::anon_send(caf::actor_cast<simulated_vm_actor>(strong), std::move(a));
-  });
+  st.at->where->submit(st.at->user, std::move(call),
+                       [weak = caf::actor_cast<caf::weak_actor_ptr>(self)](v1::BackendAnswer a) {
+                         if (auto strong = caf::actor_cast<caf::strong_actor_ptr>(weak))
+                           caf::anon_send(caf::actor_cast<simulated_vm_actor>(strong), std::move(a));
+                       });
   return promise;
 }
 
@@ -209,7 +212,8 @@ simulated_vm_actor::behavior_type simulated_vm(self_ptr self, std::shared_ptr<at
 class simulated_provider final : public provider {
 public:
   simulated_provider(caf::actor_system& system, std::shared_ptr<world> where)
-    : system_{system}, at_{std::make_shared<attachment>(system, where)}, opener_{system, std::move(where), at_->user} {}
+      : system_{system}, at_{std::make_shared<attachment>(system, where)}, opener_{system, std::move(where),
+                                                                                   at_->user} {}
 
   ~simulated_provider() override { at_->end(); }
 

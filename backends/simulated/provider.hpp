@@ -1,7 +1,7 @@
 #pragma once
 
-/// The registry line "simulated": a real backend whose VMs are models in this process (world.hpp). For trying Caisson out
-/// without a hypervisor, for deterministic simulations, for benchmarks of the engine alone.
+/// The registry line "simulated": a real backend whose VMs are models in this process (world.hpp). For trying Caisson
+/// out without a hypervisor, for deterministic simulations, for benchmarks of the engine alone.
 
 #include <memory>
 

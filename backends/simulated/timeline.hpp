@@ -10,12 +10,12 @@
 
 namespace caisson::backends::simulated {
 
-/// What is going to happen in a simulated world, in order. It has no clock of its own: whoever owns it says how late it is.
-/// Not thread safe.
+/// What is going to happen in a simulated world, in order. It has no clock of its own: whoever owns it says how late it
+/// is. Not thread safe.
 class timeline {
 public:
-  using time = std::chrono::nanoseconds;             ///< since the world's beginning
-  using ticket = std::pair<time, std::uint64_t>;     ///< names one planned function
+  using time = std::chrono::nanoseconds;         ///< since the world's beginning
+  using ticket = std::pair<time, std::uint64_t>; ///< names one planned function
   using work = std::function<void()>;
 
   [[nodiscard]] time now() const noexcept { return now_; }

@@ -12,26 +12,35 @@ namespace {
 constexpr std::uint32_t default_deadline_ms = 30'000;
 
 struct verb_facts {
-  std::string_view name;         // as in fault_plan::die_at_verb
+  std::string_view name; // as in fault_plan::die_at_verb
   std::string sandbox_id;
   std::uint32_t deadline_ms = 0;
-  bool of_machine = true;        // takes the dice's faults
-  bool changes = true;           // may be refused
+  bool of_machine = true; // takes the dice's faults
+  bool changes = true;    // may be refused
 };
 
 verb_facts facts_of(const v1::BackendCall& call) {
   switch (call.verb_case()) {
-  case v1::BackendCall::kCreate: return {"create", call.create().spec().sandbox_id(), call.create().deadline_ms()};
-  case v1::BackendCall::kInspect: return {"inspect", call.inspect().sandbox_id(), call.inspect().deadline_ms(), true, false};
+  case v1::BackendCall::kCreate:
+    return {"create", call.create().spec().sandbox_id(), call.create().deadline_ms()};
+  case v1::BackendCall::kInspect:
+    return {"inspect", call.inspect().sandbox_id(), call.inspect().deadline_ms(), true, false};
   case v1::BackendCall::kApplyMemoryStep:
     return {"memory", call.apply_memory_step().sandbox_id(), call.apply_memory_step().deadline_ms()};
-  case v1::BackendCall::kSetVcpus: return {"vcpus", call.set_vcpus().sandbox_id(), call.set_vcpus().deadline_ms()};
-  case v1::BackendCall::kPause: return {"pause", call.pause().sandbox_id(), call.pause().deadline_ms()};
-  case v1::BackendCall::kResume: return {"resume", call.resume().sandbox_id(), call.resume().deadline_ms()};
-  case v1::BackendCall::kDestroy: return {"destroy", call.destroy().sandbox_id(), call.destroy().deadline_ms(), true, false};
-  case v1::BackendCall::kDescribe: return {"describe", {}, call.describe().deadline_ms(), false, false};
-  case v1::BackendCall::kList: return {"list", {}, call.list().deadline_ms(), false, false};
-  case v1::BackendCall::VERB_NOT_SET: break;
+  case v1::BackendCall::kSetVcpus:
+    return {"vcpus", call.set_vcpus().sandbox_id(), call.set_vcpus().deadline_ms()};
+  case v1::BackendCall::kPause:
+    return {"pause", call.pause().sandbox_id(), call.pause().deadline_ms()};
+  case v1::BackendCall::kResume:
+    return {"resume", call.resume().sandbox_id(), call.resume().deadline_ms()};
+  case v1::BackendCall::kDestroy:
+    return {"destroy", call.destroy().sandbox_id(), call.destroy().deadline_ms(), true, false};
+  case v1::BackendCall::kDescribe:
+    return {"describe", {}, call.describe().deadline_ms(), false, false};
+  case v1::BackendCall::kList:
+    return {"list", {}, call.list().deadline_ms(), false, false};
+  case v1::BackendCall::VERB_NOT_SET:
+    break;
   }
   return {"", {}, 0, false, false};
 }
@@ -90,6 +99,20 @@ void world::forget_user(user_id user) {
     v.answer = {};
     v.answered = true;
     time_.cancel(v.deadline);
+  }
+  // What its owner had under way when it ended has reached the VMM by now or never will: nothing comes later.
+  for (const auto tag : forgotten) {
+    const auto it = verbs_.find(tag);
+    if (it == verbs_.end())
+      continue;
+    if (!it->second.done) {
+      time_.cancel(it->second.effect);
+      if (dice_.chance(0.5)) {
+        take_effect(tag);
+        continue;
+      }
+      it->second.done = true;
+    }
     settle(tag);
   }
   std::vector<connection_id> open;
@@ -174,22 +197,27 @@ void world::submit(user_id user, v1::BackendCall call, answer_function answer_to
   auto& v = verbs_[tag];
   v.user = user;
   v.sandbox_id = facts.sandbox_id;
-  v.call_id = call.id();
+  v.how = how;
+  v.panics = panics;
   v.answer = std::move(answer_to);
   v.changes = facts.changes && facts.of_machine;
   if (!v.sandbox_id.empty())
     verbs_of_[v.sandbox_id].insert(tag);
-  v.effect = time_.after(delay, [this, tag, call = std::move(call), how, panics] { take_effect(tag, call, how, panics); });
+  v.call = std::move(call);
+  v.effect = time_.after(delay, [this, tag] { take_effect(tag); });
   v.deadline = time_.after(patience, [this, tag, name = std::string{facts.name}, id = facts.sandbox_id, patience] {
     answer(tag, failure(ec::outcome_unknown, "simulated VMM of sandbox " + id + ": no answer to " + name + " within " +
                                                  std::to_string(patience.count()) + " ms; it may still take effect"));
   });
 }
 
-void world::take_effect(std::uint64_t tag, const v1::BackendCall& call, fate how, bool panics) {
+void world::take_effect(std::uint64_t tag) {
   const auto at = verbs_.find(tag);
   if (at == verbs_.end())
     return;
+  const auto call = at->second.call;
+  const auto how = at->second.how;
+  const bool panics = at->second.panics;
   at->second.done = true;
   acting_ = tag;
   const auto id = at->second.sandbox_id;
@@ -200,13 +228,14 @@ void world::take_effect(std::uint64_t tag, const v1::BackendCall& call, fate how
       return false;
     answer(tag, failure(ec::vmm_died, "simulated VMM of sandbox " + id + " died at " + verb_name));
     if (call.has_create())
-      destroy(id);  // a create that fails leaves nothing behind
+      destroy(id); // a create that fails leaves nothing behind
     else
       die(*v, "killed at " + verb_name + " by the fault plan");
     return true;
   };
   if (how == fate::refused) {
-    answer(tag, failure(ec::backend_refused, "simulated VMM of sandbox " + id + " refused " + verb_name + " (fault plan)"));
+    answer(tag,
+           failure(ec::backend_refused, "simulated VMM of sandbox " + id + " refused " + verb_name + " (fault plan)"));
   } else if (how == fate::dies_before && !call.has_create() && die_now()) {
   } else {
     auto result = perform(call);
@@ -230,7 +259,7 @@ void world::answer(std::uint64_t tag, v1::BackendAnswer what) {
   auto& v = it->second;
   v.answered = true;
   time_.cancel(v.deadline);
-  what.set_id(v.call_id);
+  what.set_id(v.call.id());
   if (auto to = std::exchange(v.answer, {}))
     to(std::move(what));
   settle(tag);
@@ -263,169 +292,6 @@ void world::fail_verbs_of(const std::string& id, const std::string& why) {
     answer(tag, failure(ec::vmm_died, why));
     settle(tag);
   }
-}
-
-// ---- connections ----
-
-world::connection_id world::connect(user_id user, std::string_view endpoint, connection_events events, std::string& problem) {
-  std::lock_guard lock{mutex_};
-  enter(user);
-  constexpr std::string_view scheme = "simulated:", console_end = "/console";
-  if (!endpoint.starts_with(scheme)) {
-    problem = "\"" + std::string{endpoint} + "\" is not a simulated channel; expected simulated:ID or simulated:ID/console";
-    return 0;
-  }
-  auto id = std::string{endpoint.substr(scheme.size())};
-  const bool console = id.ends_with(console_end);
-  if (console)
-    id.resize(id.size() - console_end.size());
-  auto* v = find(id);
-  if (!v || v->state == v1::VM_STATE_STOPPED || !users_.contains(user)) {
-    problem = "no simulated VM of sandbox " + id + " runs";
-    return 0;
-  }
-  auto& place = console ? v->console_connection : v->agent_connection;
-  if (place != 0)
-    close_connection(place, "another connection has taken its place");
-  const auto number = ++last_id_;
-  place = number;
-  auto& c = connections_[number];
-  c.user = user, c.sandbox_id = id, c.console = console, c.events = std::move(events);
-  if (console && !v->console.empty())
-    c.events.on_readable();
-  return number;
-}
-
-bool world::write(connection_id number, std::span<const std::byte> bytes) {
-  std::lock_guard lock{mutex_};
-  const auto it = connections_.find(number);
-  if (it == connections_.end() || it->second.console)
-    return true;
-  auto* v = find(it->second.sandbox_id);
-  if (v && v->guest && v->state == v1::VM_STATE_RUNNING && v->guest->receive(bytes))
-    return true;
-  it->second.refused = true;
-  return false;
-}
-
-std::vector<std::byte> world::read(connection_id number, std::size_t limit) {
-  std::lock_guard lock{mutex_};
-  const auto it = connections_.find(number);
-  if (it == connections_.end())
-    return {};
-  auto out = take(it->second, limit);
-  if (auto* v = find(it->second.sandbox_id); v && !it->second.console)
-    writable(*v);  // a guest that read no more requests for want of room goes on
-  return out;
-}
-
-std::vector<std::byte> world::take(connection& c, std::size_t limit) {
-  auto* v = find(c.sandbox_id);
-  if (!v)
-    return {};
-  if (!c.console)
-    return v->guest ? v->guest->take_output(limit) : std::vector<std::byte>{};
-  const auto n = std::min(limit, v->console.size() - c.console_at);
-  const auto* from = reinterpret_cast<const std::byte*>(v->console.data()) + c.console_at;
-  c.console_at += n;
-  return {from, from + n};
-}
-
-void world::writable(vm& v) {
-  const auto it = connections_.find(v.agent_connection);
-  if (it == connections_.end() || !std::exchange(it->second.refused, false))
-    return;
-  if (it->second.events.on_writable)
-    it->second.events.on_writable();
-}
-
-void world::disconnect(connection_id number) {
-  std::lock_guard lock{mutex_};
-  const auto it = connections_.find(number);
-  if (it == connections_.end())
-    return;
-  it->second.events = {};
-  close_connection(number, {});
-}
-
-void world::close_connection(connection_id number, const std::string& why) {
-  const auto it = connections_.find(number);
-  if (it == connections_.end())
-    return;
-  auto c = std::move(it->second);
-  connections_.erase(it);
-  auto rest = c.events.on_closed ? take(c, 256 * 1024) : std::vector<std::byte>{};
-  if (auto* v = find(c.sandbox_id)) {
-    if (v->console_connection == number)
-      v->console_connection = 0;
-    if (v->agent_connection == number) {
-      v->agent_connection = 0;
-      if (v->guest)
-        v->guest->host_left();
-    }
-  }
-  if (c.events.on_closed)
-    c.events.on_closed(why, std::move(rest));
-}
-
-// ---- tests ----
-
-void world::set_plan(const fault_plan& plan) {
-  std::lock_guard lock{mutex_};
-  plan_ = plan;
-}
-
-fault_plan world::plan() const {
-  std::lock_guard lock{mutex_};
-  return plan_;
-}
-
-std::vector<std::string> world::machines() const {
-  std::lock_guard lock{mutex_};
-  std::vector<std::string> out;
-  for (const auto& [id, v] : vms_)
-    out.push_back(id);
-  return out;
-}
-
-machine_picture world::look(const std::string& id) const {
-  std::lock_guard lock{mutex_};
-  machine_picture p;
-  const auto* v = find(id);
-  if (!v)
-    return p;
-  p.state = v->state;
-  p.boot_bytes = v->machine->shape().boot_bytes;
-  p.plugged_bytes = v->machine->plugged_bytes();
-  p.guest_plugged_bytes = v->machine->mem_total_bytes() - v->machine->boot_mem_total_bytes();
-  p.virtio_mem_requested_bytes = v->machine->virtio_mem_requested_bytes();
-  p.dimms = v->machine->dimms().size();
-  p.plugged_vcpus = v->machine->plugged_vcpus();
-  p.online_vcpus = v->machine->online_cpus();
-  p.agent_answers = v->guest != nullptr;
-  return p;
-}
-
-void world::kill_vmm(const std::string& id, const std::string& how) {
-  std::lock_guard lock{mutex_};
-  if (auto* v = find(id); v && v->state != v1::VM_STATE_STOPPED)
-    die(*v, how);
-}
-
-void world::panic_guest(const std::string& id) {
-  std::lock_guard lock{mutex_};
-  if (auto* v = find(id); v && v->state != v1::VM_STATE_STOPPED)
-    v->machine->panic();
-}
-
-std::size_t world::verbs_under_way() const {
-  std::lock_guard lock{mutex_};
-  return verbs_.size();
-}
-
-std::size_t world::connections() const {
-  std::lock_guard lock{mutex_};
-  return connections_.size();
 }
 
 // ---- one world a state directory ----

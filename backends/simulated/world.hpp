@@ -1,8 +1,8 @@
 #pragma once
 
-/// A simulated world: machines that live outside of every engine, as virtual machine monitors do. An engine may vanish and
-/// another one attach; what was submitted takes effect all the same, and the machines run on. No actors in here: time comes
-/// from whoever is attached, answers and news go out through functions.
+/// A simulated world: machines that live outside of every engine, as virtual machine monitors do. An engine may vanish
+/// and another one attach; what was submitted takes effect all the same, and the machines run on. No actors in here:
+/// time comes from whoever is attached, answers and news go out through functions.
 
 #include <cstddef>
 #include <cstdint>
@@ -29,15 +29,15 @@ namespace caisson::backends::simulated {
 
 /// Who uses the world. The functions are called with the world's lock held: they pass on and return.
 struct world_user {
-  std::function<timeline::time()> clock;              ///< time since it attached; any thread
-  std::function<void(const v1::VmEvent&)> on_event;   ///< of every machine
-  std::function<void()> on_wake;                      ///< the next thing is due earlier than arm() last said
+  std::function<timeline::time()> clock;            ///< time since it attached; any thread
+  std::function<void(const v1::VmEvent&)> on_event; ///< of every machine
+  std::function<void()> on_wake;                    ///< the next thing is due earlier than arm() last said
 };
 
 /// One end of a machine's channel. The functions are called with the world's lock held.
 struct connection_events {
   std::function<void()> on_readable;
-  std::function<void()> on_writable;               ///< a write() that was refused may be tried again
+  std::function<void()> on_writable; ///< a write() that was refused may be tried again
   /// Once, not after disconnect(): why, and what had been written and not read yet.
   std::function<void(std::string why, std::vector<std::byte> rest)> on_closed;
 };
@@ -46,7 +46,7 @@ struct connection_events {
 struct machine_picture {
   v1::VmState state = v1::VM_STATE_ABSENT;
   std::uint64_t boot_bytes = 0, plugged_bytes = 0;
-  std::uint64_t guest_plugged_bytes = 0;  ///< what the guest has online beyond its boot memory
+  std::uint64_t guest_plugged_bytes = 0; ///< what the guest has online beyond its boot memory
   std::uint64_t virtio_mem_requested_bytes = 0;
   std::size_t dimms = 0;
   std::uint32_t plugged_vcpus = 0, online_vcpus = 0;
@@ -67,7 +67,8 @@ public:
 
   // ---- for a provider ----
   user_id attach(world_user user);
-  /// Its pending verbs are forgotten (not undone), its connections closed. None of its functions runs afterwards.
+  /// Its connections are closed, its pending verbs have taken effect by now or never will. None of its functions runs
+  /// afterwards.
   void detach(user_id user);
   /// Lets everything happen that is due, and says how long it is until the next thing.
   std::optional<timeline::time> arm(user_id user);
@@ -86,7 +87,7 @@ public:
   void disconnect(connection_id connection);
 
   // ---- for tests: what really is, and blows of fate ----
-  void set_plan(const fault_plan& plan);  ///< for what happens from now on; machines keep their habits
+  void set_plan(const fault_plan& plan); ///< for what happens from now on; machines keep their habits
   [[nodiscard]] fault_plan plan() const;
   [[nodiscard]] std::vector<std::string> machines() const;
   [[nodiscard]] machine_picture look(const std::string& id) const;
@@ -100,21 +101,24 @@ public:
 
 private:
   enum class boot_fate { normal, never, panic, silent };
+  enum class fate { normal, refused, lost, late, dies_before, dies_after };
   struct vm;
   struct verb {
-    user_id user = 0;  // 0: nobody waits for it any more
+    user_id user = 0; // 0: nobody waits for it any more
     std::string sandbox_id;
-    std::uint64_t call_id = 0;
+    v1::BackendCall call;
+    fate how = fate::normal;
+    bool panics = false; // the guest does, some time after it
     answer_function answer;
     timeline::ticket effect, deadline;
-    bool changes = false;  // a destroy or a death ends it
+    bool changes = false; // a destroy or a death ends it
     bool answered = false, done = false;
   };
   struct connection {
     user_id user = 0;
     std::string sandbox_id;
     bool console = false;
-    bool refused = false;  // a write was refused; on_writable is owed
+    bool refused = false; // a write was refused; on_writable is owed
     std::size_t console_at = 0;
     connection_events events;
   };
@@ -124,13 +128,12 @@ private:
     std::optional<timeline::time> armed;
     bool waking = false;
   };
-  enum class fate { normal, refused, lost, late, dies_before, dies_after };
 
   void enter(user_id user);
   void forget_user(user_id user);
   void wake_users();
   fate draw_fate(const v1::BackendCall& call);
-  void take_effect(std::uint64_t tag, const v1::BackendCall& call, fate how, bool panics);
+  void take_effect(std::uint64_t tag);
   void answer(std::uint64_t tag, v1::BackendAnswer what);
   void settle(std::uint64_t tag);
 
@@ -164,15 +167,16 @@ private:
   std::map<std::string, std::unique_ptr<vm>> vms_;
   std::map<user_id, attached> users_;
   std::unordered_map<std::uint64_t, verb> verbs_;
-  std::map<std::string, std::set<std::uint64_t>> verbs_of_;  // by sandbox
+  std::map<std::string, std::set<std::uint64_t>> verbs_of_; // by sandbox
   std::unordered_map<connection_id, connection> connections_;
   std::map<std::string, std::uint32_t> verb_counts_;
   std::uint64_t last_id_ = 0;
-  std::uint64_t acting_ = 0;  // the verb that takes effect now
+  std::uint64_t acting_ = 0; // the verb that takes effect now
 };
 
 /// The world of a state directory in this process; made at the first call, with the faults that
-/// CAISSON_SIMULATED_FAULTS names. `problem` says what is wrong with those. It lives until forget_world, as machines outlive an engine.
+/// CAISSON_SIMULATED_FAULTS names. `problem` says what is wrong with those. It lives until forget_world, as machines
+/// outlive an engine.
 std::shared_ptr<world> world_of(const std::string& state_directory, std::string& problem);
 void forget_world(const std::string& state_directory);
 

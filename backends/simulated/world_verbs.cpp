@@ -31,13 +31,20 @@ world::vm* world::find(const std::string& id) const {
 v1::BackendAnswer world::perform(const v1::BackendCall& call) {
   v1::BackendAnswer a;
   switch (call.verb_case()) {
-  case v1::BackendCall::kDescribe: return describe(call.describe());
-  case v1::BackendCall::kCreate: return create(call.create());
-  case v1::BackendCall::kApplyMemoryStep: return apply(call.apply_memory_step());
-  case v1::BackendCall::kSetVcpus: return set_vcpus(call.set_vcpus());
-  case v1::BackendCall::kPause: return pause(call.pause().sandbox_id(), true);
-  case v1::BackendCall::kResume: return pause(call.resume().sandbox_id(), false);
-  case v1::BackendCall::kDestroy: return destroy(call.destroy().sandbox_id());
+  case v1::BackendCall::kDescribe:
+    return describe(call.describe());
+  case v1::BackendCall::kCreate:
+    return create(call.create());
+  case v1::BackendCall::kApplyMemoryStep:
+    return apply(call.apply_memory_step());
+  case v1::BackendCall::kSetVcpus:
+    return set_vcpus(call.set_vcpus());
+  case v1::BackendCall::kPause:
+    return pause(call.pause().sandbox_id(), true);
+  case v1::BackendCall::kResume:
+    return pause(call.resume().sandbox_id(), false);
+  case v1::BackendCall::kDestroy:
+    return destroy(call.destroy().sandbox_id());
   case v1::BackendCall::kInspect:
     *a.mutable_observed() = observe(call.inspect().sandbox_id());
     return a;
@@ -46,7 +53,8 @@ v1::BackendAnswer world::perform(const v1::BackendCall& call) {
     for (const auto& [id, v] : vms_)
       a.mutable_list()->add_sandbox_ids(id);
     return a;
-  case v1::BackendCall::VERB_NOT_SET: break;
+  case v1::BackendCall::VERB_NOT_SET:
+    break;
   }
   return failure(ec::internal, "simulated backend: the call names no verb");
 }
@@ -54,7 +62,8 @@ v1::BackendAnswer world::perform(const v1::BackendCall& call) {
 v1::BackendAnswer world::describe(const v1::DescribeBackend& m) const {
   const auto architecture = m.architecture().empty() ? std::string{"x86_64"} : m.architecture();
   if (architecture != "x86_64" && architecture != "aarch64")
-    return failure(ec::unsupported, "simulated backend: architecture \"" + architecture + "\" is not known; x86_64 and aarch64 are");
+    return failure(ec::unsupported,
+                   "simulated backend: architecture \"" + architecture + "\" is not known; x86_64 and aarch64 are");
   v1::BackendAnswer a;
   auto& c = *a.mutable_capabilities();
   c.set_backend("simulated");
@@ -128,7 +137,8 @@ v1::BackendAnswer world::create(const v1::CreateVm& m) {
   const auto hash = std::hash<std::string>{}(spec.SerializeAsString());
   if (const auto* there = find(spec.sandbox_id())) {
     if (there->spec_hash != hash)
-      return failure(ec::backend_refused, "sandbox " + spec.sandbox_id() + ": a simulated VM of another kind is there already");
+      return failure(ec::backend_refused,
+                     "sandbox " + spec.sandbox_id() + ": a simulated VM of another kind is there already");
     *a.mutable_observed() = observe(spec.sandbox_id());
     return a;
   }
@@ -138,14 +148,17 @@ v1::BackendAnswer world::create(const v1::CreateVm& m) {
   if (spec.sandbox_id().empty() || spec.sandbox_id().size() > 32)
     return refuse(ec::backend_refused, "the sandbox id must have 1 to 32 bytes");
   if (spec.boot_bytes() == 0 || spec.max_bytes() < spec.boot_bytes())
-    return refuse(ec::backend_refused, "boot memory of " + std::to_string(spec.boot_bytes()) + " bytes must be above 0 and at most the maximum of " +
+    return refuse(ec::backend_refused, "boot memory of " + std::to_string(spec.boot_bytes()) +
+                                           " bytes must be above 0 and at most the maximum of " +
                                            std::to_string(spec.max_bytes()) + " bytes");
   if (spec.boot_vcpus() == 0 || spec.max_vcpus() < spec.boot_vcpus())
-    return refuse(ec::backend_refused, std::to_string(spec.boot_vcpus()) + " boot vCPUs must be above 0 and at most the maximum of " +
+    return refuse(ec::backend_refused, std::to_string(spec.boot_vcpus()) +
+                                           " boot vCPUs must be above 0 and at most the maximum of " +
                                            std::to_string(spec.max_vcpus()));
   const bool virtio = spec.memory_method() == v1::MEMORY_METHOD_VIRTIO_MEM;
   if (spec.max_bytes() > spec.boot_bytes() && (virtio ? !plan_.virtio_mem : !plan_.dimm))
-    return refuse(ec::unsupported, virtio ? "virtio-mem is not there (fault plan)" : "DIMMs are not there (fault plan)");
+    return refuse(ec::unsupported,
+                  virtio ? "virtio-mem is not there (fault plan)" : "DIMMs are not there (fault plan)");
   if (spec.memory_slots() > plan_.dimm_slots)
     return refuse(ec::unsupported, std::to_string(spec.memory_slots()) + " memory slots are more than the " +
                                        std::to_string(plan_.dimm_slots) + " that there can be");
@@ -157,9 +170,15 @@ v1::BackendAnswer world::create(const v1::CreateVm& m) {
   shape.virtio_mem = virtio;
   shape.block_bytes = plan_.dimm_block_bytes, shape.granule_bytes = plan_.virtio_mem_granule_bytes;
 
-  guest_habits habits{plan_.notice_ms, plan_.online_ms, plan_.leave_ms, plan_.power_off_ms,
-                      plan_.online_at_most_bytes, plan_.online_at_most_cpus, plan_.virtio_mem_floor_bytes,
-                      plan_.dimm_refused, plan_.dimm_ignored};
+  guest_habits habits{plan_.notice_ms,
+                      plan_.online_ms,
+                      plan_.leave_ms,
+                      plan_.power_off_ms,
+                      plan_.online_at_most_bytes,
+                      plan_.online_at_most_cpus,
+                      plan_.virtio_mem_floor_bytes,
+                      plan_.dimm_refused,
+                      plan_.dimm_ignored};
   const auto growth = shape.max_bytes - shape.boot_bytes;
   if (dice_.chance(plan_.partial))
     habits.online_at_most_bytes = part_of(growth, shape.block_bytes, dice_);

@@ -13,7 +13,7 @@ struct world::vm {
   std::string stop_reason;
   boot_fate boots = boot_fate::normal;
   std::shared_ptr<model_machine> machine;
-  std::unique_ptr<model_guest> guest;  // while its agent answers
+  std::unique_ptr<model_guest> guest; // while its agent answers
   std::string console;
   connection_id agent_connection = 0, console_connection = 0;
 };
