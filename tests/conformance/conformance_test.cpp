@@ -1,112 +1,12 @@
 // One body over every line of the backends' registry: what backends/backend.hpp promises, asked of each in turn. The
 // simulated line runs in several shapes, so that the body meets every kind of capability on any machine.
 
-#include <gtest/gtest.h>
-
 #include <algorithm>
 #include <future>
 
-#include "tests/conformance/rig.hpp"
+#include "tests/conformance/conformance.hpp"
 
 namespace caisson::tests {
-namespace {
-
-constexpr std::uint64_t mib = 1u << 20;
-constexpr std::uint64_t boot_bytes = 256 * mib;
-
-struct conformance : ::testing::TestWithParam<kind> {
-  void SetUp() override {
-    if (auto why = rig::missing(GetParam()); !why.empty())
-      GTEST_SKIP() << GetParam().name << ": not tried, " << why;
-    on = std::make_unique<rig>(GetParam());
-    auto can = on->describe();
-    ASSERT_TRUE(can) << can.text();
-    capabilities = *can.value;
-    const bool has = dimm() ? capabilities.dimm() : capabilities.virtio_mem();
-    if (!has)
-      GTEST_SKIP() << GetParam().name << ": not tried, "
-                   << (dimm() ? capabilities.dimm_why_not() : capabilities.virtio_mem_why_not());
-  }
-
-  void TearDown() override {
-    if (!on)
-      return;
-    for (const auto& id : made) {
-      auto gone = on->destroy(on->backend(id, std::make_shared<news_box>()), id);
-      EXPECT_TRUE(gone) << gone.text();
-      if (gone) {
-        EXPECT_EQ(gone->state(), v1::VM_STATE_ABSENT);
-      }
-    }
-  }
-
-  bool dimm() const { return GetParam().method == v1::MEMORY_METHOD_DIMM; }
-  std::uint64_t step_bytes() const { return dimm() ? capabilities.dimm_block_bytes() : capabilities.virtio_mem_granule_bytes(); }
-
-  v1::CreateVm create_message(const std::string& id, std::uint64_t max_bytes, std::uint32_t slots, std::uint32_t max_vcpus) {
-    made.push_back(id);
-    v1::CreateVm m;
-    *m.mutable_spec() = on->spec(id, max_bytes, slots, max_vcpus);
-    m.set_deadline_ms(60'000);
-    return m;
-  }
-
-  reply<v1::VmObserved> create(const backend_actor& b, const std::string& id, std::uint64_t max_bytes = 1024 * mib,
-                               std::uint32_t slots = 4, std::uint32_t max_vcpus = 3) {
-    return on->ask<v1::VmObserved>(b, create_message(id, max_bytes, slots, max_vcpus));
-  }
-
-  reply<v1::VmObserved> plug(const backend_actor& b, const std::string& id, const std::string& dimm_id, std::uint64_t bytes) {
-    v1::ApplyMemoryStep m;
-    m.set_sandbox_id(id);
-    m.mutable_plug_dimm()->set_id(dimm_id);
-    m.mutable_plug_dimm()->set_size_bytes(bytes);
-    return on->ask<v1::VmObserved>(b, m);
-  }
-
-  reply<v1::VmObserved> unplug(const backend_actor& b, const std::string& id, const std::string& dimm_id) {
-    v1::ApplyMemoryStep m;
-    m.set_sandbox_id(id);
-    m.set_unplug_dimm_id(dimm_id);
-    return on->ask<v1::VmObserved>(b, m);
-  }
-
-  reply<v1::VmObserved> request(const backend_actor& b, const std::string& id, std::uint64_t bytes) {
-    v1::ApplyMemoryStep m;
-    m.set_sandbox_id(id);
-    m.set_virtio_mem_requested_bytes(bytes);
-    return on->ask<v1::VmObserved>(b, m);
-  }
-
-  reply<v1::VmObserved> vcpus(const backend_actor& b, const std::string& id, std::uint32_t count) {
-    v1::SetVmVcpus m;
-    m.set_sandbox_id(id);
-    m.set_count(count);
-    return on->ask<v1::VmObserved>(b, m);
-  }
-
-  template <class Message> reply<v1::VmObserved> simple(const backend_actor& b, const std::string& id) {
-    Message m;
-    m.set_sandbox_id(id);
-    return on->ask<v1::VmObserved>(b, m);
-  }
-
-  std::unique_ptr<rig> on;
-  v1::Capabilities capabilities;
-  std::vector<std::string> made;
-  std::shared_ptr<news_box> news = std::make_shared<news_box>();
-};
-
-template <class T> ec code(const reply<T>& r) { return r ? ec::none : code_of(r.error); }
-
-// What cannot be done is refused for a reason of the VMM's or the caller's, and is no loss and no death.
-template <class T> ::testing::AssertionResult refused(const reply<T>& r) {
-  const auto c = code(r);
-  if (c == ec::backend_refused || c == ec::unsupported || c == ec::out_of_range)
-    return ::testing::AssertionSuccess();
-  return ::testing::AssertionFailure() << r.text();
-}
-
 TEST_P(conformance, says_what_it_can_do) {
   EXPECT_EQ(capabilities.backend(), GetParam().line);
   EXPECT_EQ(capabilities.architecture(), "x86_64");
@@ -205,128 +105,6 @@ TEST_P(conformance, a_sandbox_that_is_unknown) {
   }
 }
 
-TEST_P(conformance, memory_in_both_directions) {
-  const std::string id = "memory";
-  auto b = on->backend(id, news);
-  const std::uint64_t part = 128 * mib, max = boot_bytes + 3 * part;
-  const std::uint32_t slots = 2;
-  const auto vm = create(b, id, max, slots);
-  ASSERT_TRUE(vm) << vm.text();
-  auto guest = on->guest(*vm.value);
-  ASSERT_TRUE(guest) << "the guest's agent did not answer";
-  const auto at_boot = guest->await_memory(0, 0, std::chrono::seconds{1});
-  ASSERT_TRUE(at_boot) << guest->lost();
-  const auto total = at_boot->mem_total_bytes();
-
-  if (dimm()) {
-    ASSERT_EQ(part % capabilities.dimm_block_bytes(), 0u);
-    const auto one = plug(b, id, "dimm0", part);
-    ASSERT_TRUE(one) << one.text();
-    EXPECT_EQ(one->plugged_bytes(), part);
-    ASSERT_EQ(one->dimms_size(), 1);
-    EXPECT_EQ(one->dimms(0).id(), "dimm0");
-    EXPECT_EQ(one->dimms(0).size_bytes(), part);
-    const auto grown = guest->await_memory(total + part, 0, std::chrono::seconds{60});
-    ASSERT_TRUE(grown) << guest->lost();
-    EXPECT_EQ(grown->mem_total_bytes(), total + part);
-
-    const auto same = plug(b, id, "dimm0", part);
-    ASSERT_TRUE(same) << same.text();
-    EXPECT_EQ(same->plugged_bytes(), part) << "a DIMM that is there was plugged again";
-    EXPECT_TRUE(refused(plug(b, id, "odd", capabilities.dimm_block_bytes() / 2)));
-    EXPECT_TRUE(refused(plug(b, id, "large", 4 * part))) << "more than the VM's maximum";
-    const auto two = plug(b, id, "dimm1", part);
-    ASSERT_TRUE(two) << two.text();
-    EXPECT_EQ(two->plugged_bytes(), 2 * part);
-    EXPECT_TRUE(refused(plug(b, id, "dimm2", part))) << "there are two slots";
-    EXPECT_EQ(on->inspect(b, id)->plugged_bytes(), 2 * part) << "a refused step changed something";
-    ASSERT_TRUE(guest->await_memory(total + 2 * part, 0, std::chrono::seconds{60}));
-
-    if (!capabilities.dimm_unplug()) {
-      EXPECT_EQ(code(unplug(b, id, "dimm1")), ec::unsupported);
-      EXPECT_EQ(on->inspect(b, id)->plugged_bytes(), 2 * part);
-      return;
-    }
-    for (const auto* leaving : {"dimm1", "dimm0"}) {
-      ASSERT_TRUE(unplug(b, id, leaving));
-      ASSERT_TRUE(news->await(on->patience(), [&](const v1::VmEvent& e) {
-        return e.kind() == v1::VmEvent::KIND_DEVICE_REMOVED && e.device_id() == leaving;
-      })) << leaving << " did not leave";
-    }
-    const auto small = guest->await_memory(0, total, std::chrono::seconds{60});
-    ASSERT_TRUE(small);
-    EXPECT_EQ(small->mem_total_bytes(), total);
-    const auto seen = on->inspect(b, id);
-    EXPECT_EQ(seen->plugged_bytes(), 0u);
-    EXPECT_EQ(seen->dimms_size(), 0);
-    EXPECT_TRUE(unplug(b, id, "dimm0")) << "an unplug of one that is gone is a success";
-    const auto reused = plug(b, id, "dimm3", part);
-    ASSERT_TRUE(reused) << "a slot that was left is free again: " << reused.text();
-  } else {
-    const auto granule = capabilities.virtio_mem_granule_bytes();
-    EXPECT_TRUE(refused(request(b, id, granule / 2)));
-    EXPECT_TRUE(refused(request(b, id, 3 * part + granule))) << "more than the VM's maximum";
-    EXPECT_EQ(on->inspect(b, id)->virtio_mem_requested_bytes(), 0u) << "a refused step changed something";
-    for (const auto wanted : {granule, part, 3 * part}) {
-      const auto asked = request(b, id, wanted);
-      ASSERT_TRUE(asked) << asked.text();
-      EXPECT_EQ(asked->virtio_mem_requested_bytes(), wanted);
-      const auto grown = guest->await_memory(total + wanted, 0, std::chrono::seconds{60});
-      ASSERT_TRUE(grown) << guest->lost();
-      EXPECT_EQ(grown->mem_total_bytes(), total + wanted);
-      ASSERT_TRUE(news->await(on->patience(), [&](const v1::VmEvent& e) {
-        return e.kind() == v1::VmEvent::KIND_MEMORY_SIZE && e.size_bytes() == wanted;
-      })) << "no event tells of " << wanted;
-      EXPECT_EQ(on->inspect(b, id)->plugged_bytes(), wanted);
-      EXPECT_TRUE(request(b, id, wanted)) << "the same again is a success";
-    }
-    if (!capabilities.virtio_mem_shrink()) {
-      EXPECT_EQ(code(request(b, id, part)), ec::unsupported);
-      return;
-    }
-    ASSERT_TRUE(request(b, id, 0));
-    ASSERT_TRUE(news->await(on->patience(), [&](const v1::VmEvent& e) {
-      return e.kind() == v1::VmEvent::KIND_MEMORY_SIZE && e.size_bytes() == 0;
-    })) << "the memory did not come back";
-    const auto small = guest->await_memory(0, total, std::chrono::seconds{60});
-    ASSERT_TRUE(small);
-    EXPECT_EQ(small->mem_total_bytes(), total);
-    EXPECT_EQ(on->inspect(b, id)->plugged_bytes(), 0u);
-  }
-  // The method that the VM was not made with does nothing.
-  EXPECT_NE(code(dimm() ? request(b, id, 2 * mib) : plug(b, id, "dimm9", part)), ec::none);
-}
-
-TEST_P(conformance, processors_in_both_directions) {
-  const std::string id = "cpus";
-  auto b = on->backend(id, news);
-  const auto vm = create(b, id);
-  ASSERT_TRUE(vm) << vm.text();
-  auto guest = on->guest(*vm.value);
-  ASSERT_TRUE(guest) << "the guest's agent did not answer";
-  if (!capabilities.vcpu_plug())
-    return;
-  EXPECT_TRUE(refused(vcpus(b, id, 4))) << "more than the VM's maximum";
-  const auto more = vcpus(b, id, 3);
-  ASSERT_TRUE(more) << more.text();
-  EXPECT_EQ(more->plugged_vcpus(), 3u);
-  const auto up = guest->set_online_cpus(3, std::chrono::seconds{60});
-  ASSERT_TRUE(up) << guest->lost();
-  EXPECT_EQ(up->online(), 3u);
-  EXPECT_TRUE(vcpus(b, id, 3)) << "the same again is a success";
-  const auto down = guest->set_online_cpus(1, std::chrono::seconds{60});
-  ASSERT_TRUE(down) << guest->lost();
-  EXPECT_EQ(down->online(), 1u);
-  const auto fewer = vcpus(b, id, 1);
-  if (capabilities.vcpu_unplug()) {
-    ASSERT_TRUE(fewer) << fewer.text();
-    EXPECT_EQ(fewer->plugged_vcpus(), 1u);
-  } else {
-    EXPECT_EQ(code(fewer), ec::unsupported);
-    EXPECT_EQ(on->inspect(b, id)->plugged_vcpus(), 3u);
-  }
-}
-
 TEST_P(conformance, destroy_and_inspect_while_a_verb_is_pending) {
   const std::string id = "hasty";
   auto b = on->backend(id, news);
@@ -411,7 +189,7 @@ TEST_P(conformance, a_guest_that_powers_off) {
   ASSERT_TRUE(guest) << "the guest's agent did not answer";
   v1::AgentRequest off;
   off.mutable_power_off();
-  (void)guest->ask(off, std::chrono::seconds{5});  // the answer may never arrive
+  (void)guest->ask(off, std::chrono::seconds{5}); // the answer may never arrive
   ASSERT_TRUE(news->await(on->patience(), v1::VmEvent::KIND_GUEST_STOPPED));
   const auto seen = on->inspect(b, id);
   ASSERT_TRUE(seen) << seen.text();
@@ -470,14 +248,14 @@ TEST_P(conformance, an_answer_that_never_comes_is_unknown_and_the_truth_is_inspe
 
 INSTANTIATE_TEST_SUITE_P(
     backends, conformance,
-    ::testing::Values(
-        kind{"simulated_dimm", "simulated", "", v1::MEMORY_METHOD_DIMM},
-        kind{"simulated_virtio_mem", "simulated", "", v1::MEMORY_METHOD_VIRTIO_MEM},
-        kind{"simulated_one_way", "simulated", "dimm_slots=8,dimm_unplug=0,vcpu_unplug=0,pause=0", v1::MEMORY_METHOD_DIMM},
-        kind{"simulated_one_way_virtio_mem", "simulated", "virtio_mem_shrink=0,slow=0.3,slow_ms=5..40", v1::MEMORY_METHOD_VIRTIO_MEM},
-        kind{"qemu_dimm", "qemu", "", v1::MEMORY_METHOD_DIMM},
-        kind{"qemu_virtio_mem", "qemu", "", v1::MEMORY_METHOD_VIRTIO_MEM}),
+    ::testing::Values(kind{"simulated_dimm", "simulated", "", v1::MEMORY_METHOD_DIMM},
+                      kind{"simulated_virtio_mem", "simulated", "", v1::MEMORY_METHOD_VIRTIO_MEM},
+                      kind{"simulated_one_way", "simulated", "dimm_slots=8,dimm_unplug=0,vcpu_unplug=0,pause=0",
+                           v1::MEMORY_METHOD_DIMM},
+                      kind{"simulated_one_way_virtio_mem", "simulated", "virtio_mem_shrink=0,slow=0.3,slow_ms=5..40",
+                           v1::MEMORY_METHOD_VIRTIO_MEM},
+                      kind{"qemu_dimm", "qemu", "", v1::MEMORY_METHOD_DIMM},
+                      kind{"qemu_virtio_mem", "qemu", "", v1::MEMORY_METHOD_VIRTIO_MEM}),
     [](const auto& of) { return of.param.name; });
 
-} // namespace
 } // namespace caisson::tests

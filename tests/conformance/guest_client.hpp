@@ -1,7 +1,7 @@
 #pragma once
 
-/// A guest spoken to directly through a backend's own pipes: the host's end of the agent protocol, made blocking for tests.
-/// It stands in the conformance body where the engine's guest_agent stands in production.
+/// A guest spoken to directly through a backend's own pipes: the host's end of the agent protocol, made blocking for
+/// tests. It stands in the conformance body where the engine's guest_agent stands in production.
 
 #include <chrono>
 #include <condition_variable>
@@ -29,7 +29,8 @@ public:
   /// Connects and waits for the guest's hello.
   std::optional<v1::AgentHello> open(const std::string& endpoint, std::chrono::seconds at_most) {
     core_->opener.runs_on().post([c = core_, endpoint] {
-      c->opener.open(endpoint, [c](std::unique_ptr<byte_pipe> pipe, std::string why) { c->begin(std::move(pipe), why); });
+      c->opener.open(endpoint,
+                     [c](std::unique_ptr<byte_pipe> pipe, std::string why) { c->begin(std::move(pipe), why); });
     });
     std::unique_lock lock{core_->mutex};
     core_->changed.wait_for(lock, at_most, [&] { return core_->hello || !core_->lost.empty(); });
@@ -50,7 +51,8 @@ public:
   }
 
   /// Waits until MemTotal is in at_least..at_most (0: no mark) and says what it is.
-  std::optional<v1::MemoryFacts> await_memory(std::uint64_t at_least, std::uint64_t at_most, std::chrono::seconds limit) {
+  std::optional<v1::MemoryFacts> await_memory(std::uint64_t at_least, std::uint64_t at_most,
+                                              std::chrono::seconds limit) {
     v1::AgentRequest r;
     r.mutable_await_memory()->set_mem_total_at_least_bytes(at_least);
     r.mutable_await_memory()->set_mem_total_at_most_bytes(at_most);

@@ -32,7 +32,9 @@ std::string make_directory(const std::string& below) {
 
 } // namespace
 
-std::ostream& operator<<(std::ostream& out, const kind& k) { return out << k.name; }
+std::ostream& operator<<(std::ostream& out, const kind& k) {
+  return out << k.name;
+}
 
 bool news_box::await(std::chrono::seconds at_most, const std::function<bool(const v1::VmEvent&)>& fits) {
   std::unique_lock lock{mutex};
@@ -110,7 +112,7 @@ backend_actor rig::backend(const std::string& id, std::shared_ptr<news_box> news
       news->changed.notify_all();
     }};
   });
-  listeners_.push_back(listener);  // a backend keeps no listener alive; the sandbox does in production, the rig here
+  listeners_.push_back(listener); // a backend keeps no listener alive; the sandbox does in production, the rig here
   return provider_->spawn(id, listener);
 }
 
@@ -171,7 +173,9 @@ reply<v1::VmObserved> rig::destroy(const backend_actor& b, const std::string& id
   return ask<v1::VmObserved>(b, m);
 }
 
-reply<v1::VmList> rig::list(const backend_actor& b) { return ask<v1::VmList>(b, v1::ListVms{}); }
+reply<v1::VmList> rig::list(const backend_actor& b) {
+  return ask<v1::VmList>(b, v1::ListVms{});
+}
 
 std::unique_ptr<guest_client> rig::guest(const v1::VmObserved& vm) {
   auto g = std::make_unique<guest_client>(provider_->channels());

@@ -1,8 +1,7 @@
 #pragma once
 
-/// What the conformance body runs on: one registry line in an environment of its own, asked and answered as the contract
-/// says, from a test's thread.
-
+/// What the conformance body runs on: one registry line in an environment of its own, asked and answered as the
+/// contract says, from a test's thread.
 
 #include <chrono>
 #include <condition_variable>
@@ -23,9 +22,9 @@ namespace caisson::tests {
 
 /// One way to be a backend: a registry line, and for the simulated one what kind of hypervisor it stands for.
 struct kind {
-  std::string name;      ///< of the test
-  std::string line;      ///< of the registry
-  std::string faults;    ///< fault_plan text (simulated only)
+  std::string name;   ///< of the test
+  std::string line;   ///< of the registry
+  std::string faults; ///< fault_plan text (simulated only)
   v1::MemoryMethod method;
 };
 
@@ -37,7 +36,9 @@ template <class T> struct reply {
   caf::error error;
   const T* operator->() const { return &*value; }
   explicit operator bool() const { return value.has_value(); }
-  std::string text() const { return value ? value->ShortDebugString() : to_string(code_of(error)) + ": " + text_of(error); }
+  std::string text() const {
+    return value ? value->ShortDebugString() : to_string(code_of(error)) + ": " + text_of(error);
+  }
 };
 
 /// What a VM's listener has heard.
@@ -85,7 +86,13 @@ public:
   void ask_later(const backend_actor& to, const Message& m, std::function<void(reply<T>)> then) {
     system_->spawn([to, m, then](caf::event_based_actor* self) {
       self->request(to, std::chrono::seconds{200}, m)
-          .then([then](const T& value) { then({value, {}}); }, [then](const caf::error& why) { then({std::nullopt, why}); });
+          .then(
+              [then](const T& value) {
+                then({value, {}});
+              },
+              [then](const caf::error& why) {
+                then({std::nullopt, why});
+              });
     });
   }
 
