@@ -3,7 +3,8 @@
 // For each count a process of its own opens an engine whose sandboxes run on the simulated backend (no delays), creates
 // that many, plugs 128 MiB into each and waits until the guests confirm, measures the memory that all of them take, and
 // removes them. Prints JSON: lifecycles a second, bytes a sandbox, and the exponents of time and memory over the counts
-// (1.0 is linear). The state directory is on a tmpfs where there is one, so that the disk's fsync is not what is measured.
+// (1.0 is linear). The state directory is on a tmpfs where there is one, so that the disk's fsync is not what is
+// measured.
 
 #include <algorithm>
 #include <chrono>
@@ -82,7 +83,8 @@ template <class T> const T& must(const engine::outcome<T>& o, const char* doing)
 
 struct bench {
   explicit bench(std::size_t in_flight_) : in_flight{in_flight_} {
-    auto pattern = (fs::exists("/dev/shm") ? std::string{"/dev/shm"} : fs::temp_directory_path().string()) + "/caisson-bench-XXXXXX";
+    auto pattern = (fs::exists("/dev/shm") ? std::string{"/dev/shm"} : fs::temp_directory_path().string()) +
+                   "/caisson-bench-XXXXXX";
     if (!::mkdtemp(pattern.data())) {
       std::cerr << "simulated_lifecycles: cannot make a directory like " << pattern << '\n';
       std::_Exit(1);
@@ -139,7 +141,8 @@ struct bench {
         w.set_wait_ms(60'000);
         service->wait_operation(w, [ended](engine::outcome<v1::Operation> end) {
           if (const auto& op = must(end, "wait"); op.state() != v1::OPERATION_STATE_CONVERGED) {
-            std::cerr << "simulated_lifecycles: a resize ended " << v1::OperationState_Name(op.state()) << ": " << op.why() << '\n';
+            std::cerr << "simulated_lifecycles: a resize ended " << v1::OperationState_Name(op.state()) << ": "
+                      << op.why() << '\n';
             std::_Exit(1);
           }
           ended();
