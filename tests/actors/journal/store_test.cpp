@@ -21,7 +21,7 @@ namespace fs = std::filesystem;
 
 struct temporary_directory {
   temporary_directory() {
-    char name[] = "/tmp/caisson-journal-XXXXXX";
+    char name[] = "/dev/shm/csn-journal-XXXXXX";
     path = ::mkdtemp(name);
   }
   ~temporary_directory() {
