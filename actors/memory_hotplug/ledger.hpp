@@ -41,6 +41,7 @@ public:
   std::uint64_t max_bytes() const { return max_; }
   std::uint64_t generation() const { return generation_; }
   std::uint64_t guest_bytes() const;
+  std::uint64_t guest_boot_total_bytes() const { return guest_boot_total_; }
   std::uint64_t guest_total_bytes() const { return guest_total_; }
   std::uint64_t guest_available_bytes() const { return guest_available_; }
   std::uint32_t offline_blocks() const { return offline_blocks_; }

@@ -17,10 +17,10 @@
 ///
 /// A change is a loop: plan from fresh figures, do the first step, read back, wait for the guest, plan again. Up: the
 /// VMM plugs, then the guest reports it online. Down, DIMM: ask for one DIMM, wait until it has left (an event, or a
-/// look: events may be lost), a refusal is retried once after `retry_delay`, then other DIMMs are tried. Down,
-/// virtio-mem: the requested size is set once and the guest goes on trying by itself. An answer that is lost or unknown
-/// is answered by InspectVm; a step is sent again only where that shows that it was not done, and then under the same
-/// id.
+/// look: events may be lost), a refusal is retried once after `retry_delay`, then other DIMMs are tried; silence ends
+/// the change, because the guest's kernel is still busy with that one. Down, virtio-mem: the requested size is set once
+/// and the guest goes on trying by itself. An answer that is lost or unknown is answered by InspectVm; a step is sent
+/// again only where that shows that it was not done, and then under the same id.
 ///
 /// Patience with the guest begins anew at each progress; the change's deadline bounds all of it.
 
@@ -86,6 +86,7 @@ struct change {
   std::uint32_t dimms_made = 0; ///< for their names
   std::string new_dimm;         ///< the one that is being plugged
   std::uint32_t steps_done = 0;
+  bool nudge = false;      ///< virtio-mem is first asked for what it has, so that the same request wakes it again
   bool redone = false;     ///< this action was sent a second time
   bool reply_lost = false; ///< of this action
   moment patience_end;

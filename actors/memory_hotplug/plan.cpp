@@ -116,31 +116,37 @@ std::optional<refusal> plan_shrink(const situation& s, plan& p, std::uint64_t ex
                                s.why_no_shrink.empty() ? "this VMM cannot unplug it" : s.why_no_shrink)};
   step next;
   next.grow = false;
+  const auto limit = shrink_limit_bytes(s.guest_boot_total_bytes, s.guest_available_bytes);
+  const auto most = limit < excess ? limit / s.granule_bytes * s.granule_bytes : excess;
+  if (most < excess)
+    p.notes.push_back(
+        fmt::format("the guest uses too much to give back {}: it has {} available and keeps a reserve, so "
+                    "that at most {} can leave now. End something in the guest and ask again",
+                    show_bytes(excess), show_bytes(s.guest_available_bytes), show_bytes(most)));
   if (s.how == method::virtio_mem) {
-    next.bytes = excess;
+    next.bytes = most;
   } else {
     std::vector<dimm> willing;
     for (const auto& d : s.dimms)
       if (!s.stubborn.contains(d.id))
         willing.push_back(d);
     std::vector<std::uint64_t> sizes;
-    for (auto i : choose_leaving(willing, excess)) {
+    for (auto i : choose_leaving(willing, most)) {
       next.leaving_dimms.push_back(willing[i].id);
       sizes.push_back(willing[i].size_bytes);
       next.bytes += willing[i].size_bytes;
     }
     next.text = fmt::format("unplug {} DIMM{}: {}", sizes.size(), sizes.size() == 1 ? "" : "s", sizes_text(sizes));
-    if (next.bytes < excess)
-      p.notes.push_back(fmt::format("no set of the plugged DIMMs makes {}: {} can leave, {} stay beyond the target",
-                                    show_bytes(excess), show_bytes(next.bytes), show_bytes(excess - next.bytes)));
+    if (next.bytes < most)
+      p.notes.push_back(
+          fmt::format("no set of the DIMMs that can be asked to leave makes {}: {} can leave, {} stay beyond "
+                      "the target",
+                      show_bytes(most), show_bytes(next.bytes), show_bytes(excess - next.bytes)));
   }
   next.plugged_after_bytes = s.plugged_bytes - next.bytes;
   if (s.how == method::virtio_mem)
     next.text =
         fmt::format("shrink virtio-mem by {} to {}", show_bytes(next.bytes), show_bytes(next.plugged_after_bytes));
-  if (next.bytes > s.guest_available_bytes)
-    p.notes.push_back(fmt::format("the guest has only {} available, so that it will hardly give back {}",
-                                  show_bytes(s.guest_available_bytes), show_bytes(next.bytes)));
   p.reached_bytes = s.boot_bytes + next.plugged_after_bytes;
   if (next.bytes > 0)
     p.steps.push_back(std::move(next));
@@ -154,6 +160,14 @@ std::uint64_t step_limit_bytes(std::uint64_t guest_total_bytes, std::uint64_t gu
     return 0;
   return std::min(saturating_multiply(map_ratio, guest_available_bytes - guest_reserve_bytes),
                   saturating_multiply(most_growth_ratio, guest_total_bytes));
+}
+
+std::uint64_t shrink_limit_bytes(std::uint64_t guest_boot_total_bytes, std::uint64_t guest_available_bytes) {
+  const auto reserve = std::min(guest_reserve_bytes, guest_boot_total_bytes / 8);
+  if (guest_available_bytes <= reserve)
+    return 0;
+  const auto spare = guest_available_bytes - reserve;
+  return spare + spare / (map_ratio - 1);
 }
 
 std::variant<settled_target, refusal> settle_target(const situation& s, std::uint64_t asked_bytes) {

@@ -8,7 +8,9 @@
 /// run short. A shrink that no set of DIMMs makes goes to the nearest size above its target.
 /// virtio-mem: one device, both directions, in granules.
 ///
-/// A step is never larger than the memory map that the guest can afford for it (step_limit_bytes()).
+/// A step is never larger than the memory map that the guest can afford for it (step_limit_bytes()), and no shrink
+/// takes what the guest uses (shrink_limit_bytes()): a kernel that is made to offline more moves pages until it kills
+/// something.
 
 #include <cstdint>
 #include <set>
@@ -39,8 +41,9 @@ struct situation {
   std::set<std::string> stubborn;  ///< DIMMs that are not asked (again) to leave
   bool can_shrink = true;
   std::string why_no_shrink;
-  std::uint64_t guest_total_bytes = 0;     ///< MemTotal, the guest's claim
-  std::uint64_t guest_available_bytes = 0; ///< MemAvailable, the guest's claim
+  std::uint64_t guest_total_bytes = 0;      ///< MemTotal, the guest's claim
+  std::uint64_t guest_available_bytes = 0;  ///< MemAvailable, the guest's claim
+  std::uint64_t guest_boot_total_bytes = 0; ///< MemTotal at boot
 };
 
 struct refusal {
@@ -80,6 +83,10 @@ inline constexpr std::uint64_t most_growth_ratio = 48;
 
 /// The most that one step may add, before rounding to the granule. 0 where the guest has no room for a memory map.
 std::uint64_t step_limit_bytes(std::uint64_t guest_total_bytes, std::uint64_t guest_available_bytes);
+
+/// The most that a guest can be asked to give back: what it has available, less a reserve (32 MiB, in small guests an
+/// eighth of MemTotal at boot), plus the memory map that it gets back.
+std::uint64_t shrink_limit_bytes(std::uint64_t guest_boot_total_bytes, std::uint64_t guest_available_bytes);
 
 /// The target rules: zero and absurd sizes, below boot and above max are refused, all else is rounded up to the
 /// granule, or down where up would be above max.

@@ -179,6 +179,7 @@ void inspect(self_ptr self, void (*then)(self_ptr)) {
 namespace {
 
 constexpr std::uint32_t most_steps = 4'096;
+constexpr std::uint32_t most_virtio_shrinks = 8;
 
 void begin_step(self_ptr self, step s) {
   auto& st = self->state;
@@ -188,38 +189,9 @@ void begin_step(self_ptr self, step s) {
   c.now = std::move(s);
   c.next_dimm = 0;
   c.redone = c.reply_lost = false;
+  c.nudge =
+      st.spec.memory_method() == v1::MEMORY_METHOD_VIRTIO_MEM && st.book.requested_bytes() == c.now.plugged_after_bytes;
   apply_action(self);
-}
-
-void read_guest(self_ptr self) {
-  auto& st = self->state;
-  v1::AgentRequest read;
-  read.mutable_read_facts();
-  const auto turn = new_turn(self);
-  auto again = [self](std::string why) {
-    auto& s = self->state;
-    if (now(self) < s.running->patience_end)
-      return wake_after(self, s.set.poll_interval, read_guest);
-    s.running->failure = ec::guest_unresponsive;
-    s.running->reasons.push_back("nothing was changed, because the guest's agent does not say what the guest has: " +
-                                 std::move(why));
-    finish(self);
-  };
-  self->request(st.agent, st.set.agent_timeout, std::move(read))
-      .then(
-          [self, turn, again](const v1::AgentReply& reply) {
-            if (stale(self, turn))
-              return;
-            if (!reply.has_facts())
-              return again(
-                  escape_guest_text(reply.has_failure() ? reply.failure().text() : "an answer without facts", 512));
-            apply(self, reply.facts());
-            next(self);
-          },
-          [self, turn, again](caf::error& why) {
-            if (!stale(self, turn))
-              again(text_of(why));
-          });
 }
 
 } // namespace
@@ -255,7 +227,10 @@ void next(self_ptr self) {
     if (auto no = missing_ability(st, p))
       return refuse(self, *no);
   }
-  if (!p.steps.empty())
+  // A guest whose MemAvailable moves would give back a granule at a time, for ever.
+  const bool creeping = !p.steps.empty() && !p.steps.front().grow && c.steps_done >= most_virtio_shrinks &&
+                        st.spec.memory_method() == v1::MEMORY_METHOD_VIRTIO_MEM;
+  if (!p.steps.empty() && !creeping)
     return begin_step(self, std::move(p.steps.front()));
   if (st.book.plugged_bytes() != wanted)
     c.reasons.insert(c.reasons.end(), shortfall.begin(), shortfall.end());
@@ -264,6 +239,36 @@ void next(self_ptr self) {
   if (st.book.guest_agrees())
     return finish(self);
   follow_guest(self);
+}
+
+void read_guest(self_ptr self) {
+  auto& st = self->state;
+  v1::AgentRequest read;
+  read.mutable_read_facts();
+  const auto turn = new_turn(self);
+  auto again = [self](const std::string& why) {
+    auto& s = self->state;
+    if (now(self) < s.running->patience_end)
+      return wake_after(self, s.set.poll_interval, read_guest);
+    give_up(self, ec::guest_unresponsive,
+            fmt::format("{} was changed, because the guest's agent does not say what the guest has: {}",
+                        s.running->begun ? "nothing more" : "nothing", why));
+  };
+  self->request(st.agent, st.set.agent_timeout, std::move(read))
+      .then(
+          [self, turn, again](const v1::AgentReply& reply) {
+            if (stale(self, turn))
+              return;
+            if (!reply.has_facts())
+              return again(
+                  escape_guest_text(reply.has_failure() ? reply.failure().text() : "an answer without facts", 512));
+            apply(self, reply.facts());
+            next(self);
+          },
+          [self, turn, again](caf::error& why) {
+            if (!stale(self, turn))
+              again(text_of(why));
+          });
 }
 
 void start_change(self_ptr self, change c) {

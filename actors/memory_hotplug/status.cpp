@@ -53,6 +53,7 @@ situation situation_of(const state& st, const change* for_change) {
   s.granule_bytes = granule_of(st);
   s.guest_total_bytes = st.book.guest_total_bytes();
   s.guest_available_bytes = st.book.guest_available_bytes();
+  s.guest_boot_total_bytes = st.book.guest_boot_total_bytes();
   if (is_dimm(st)) {
     s.slots_total = st.spec.memory_slots();
     if (st.capabilities.dimm_max_slots() > 0)

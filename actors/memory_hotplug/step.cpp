@@ -20,19 +20,32 @@ bool has_dimm(const state& st, const std::string& id) {
   return std::ranges::any_of(st.book.dimms(), [&](const dimm& d) { return d.id == id; });
 }
 
-void dimm_stays(self_ptr self, const std::string& reason) {
-  auto& c = *self->state.running;
-  const auto id = c.now.leaving_dimms.front();
-  c.stubborn.insert(id);
-  if (c.failure == ec::none)
-    c.failure = ec::guest_refused;
+std::string stays(const state& st, const std::string& reason) {
+  const auto& id = st.running->now.leaving_dimms.front();
   std::uint64_t size = 0;
-  for (const auto& d : self->state.book.dimms())
+  for (const auto& d : st.book.dimms())
     if (d.id == id)
       size = d.size_bytes;
-  c.reasons.push_back(fmt::format("DIMM {} ({}) stays: {}", id, show_bytes(size), reason));
+  return fmt::format("DIMM {} ({}) stays: {}", id, show_bytes(size), reason);
+}
+
+/// One DIMM is not asked again; others may make up for it.
+void dimm_stays(self_ptr self, const std::string& reason) {
+  auto& c = *self->state.running;
+  c.stubborn.insert(c.now.leaving_dimms.front());
+  if (c.failure == ec::none)
+    c.failure = ec::guest_refused;
+  c.reasons.push_back(stays(self->state, reason));
   c.now = {};
   next(self);
+}
+
+/// What was to leave has left; the next step is planned from what the guest has now.
+void left(self_ptr self) {
+  self->state.running->now = {};
+  self->state.running->doing = phase::settling;
+  be_patient(self);
+  read_guest(self);
 }
 
 void watch_departure(self_ptr self) {
@@ -45,10 +58,14 @@ void name_new_dimm(const state& st, change& c) {
     c.new_dimm = fmt::format("dimm-{}-{}", c.generation, c.dimms_made++);
 }
 
+std::uint64_t virtio_size(const state& st) {
+  return st.running->nudge ? st.book.plugged_bytes() : st.running->now.plugged_after_bytes;
+}
+
 bool took_effect(const state& st) {
   const auto& c = *st.running;
   if (st.spec.memory_method() == v1::MEMORY_METHOD_VIRTIO_MEM)
-    return st.book.requested_bytes() == c.now.plugged_after_bytes;
+    return st.book.requested_bytes() == virtio_size(st);
   return c.now.grow ? has_dimm(st, c.new_dimm) : !has_dimm(st, c.now.leaving_dimms.front());
 }
 
@@ -75,6 +92,10 @@ void applied(self_ptr self) {
   auto& st = self->state;
   auto& c = *st.running;
   const bool is_dimm = st.spec.memory_method() == v1::MEMORY_METHOD_DIMM;
+  if (c.nudge) {
+    c.nudge = c.redone = c.reply_lost = false;
+    return apply_action(self);
+  }
   if (c.now.grow) {
     c.redone = c.reply_lost = false;
     if (is_dimm) {
@@ -113,13 +134,11 @@ void departure_looked_at(self_ptr self) {
   auto& c = *st.running;
   if (st.spec.memory_method() == v1::MEMORY_METHOD_DIMM) {
     if (!has_dimm(st, c.now.leaving_dimms.front())) {
-      c.now = {};
-      return next(self);
+      return left(self);
     }
   } else {
     if (st.book.plugged_bytes() <= c.now.plugged_after_bytes) {
-      c.now = {};
-      return next(self);
+      return left(self);
     }
     if (st.book.plugged_bytes() < c.best_seen) {
       c.best_seen = st.book.plugged_bytes();
@@ -129,15 +148,16 @@ void departure_looked_at(self_ptr self) {
   if (now(self) < c.patience_end)
     return watch_departure(self);
   if (st.spec.memory_method() == v1::MEMORY_METHOD_VIRTIO_MEM)
-    return give_up(
-        self, ec::guest_refused,
-        fmt::format("the guest still holds {} that it was asked to give back (virtio-mem goes on trying by itself)",
-                    show_bytes(st.book.plugged_bytes() - c.now.plugged_after_bytes)));
+    return give_up(self, ec::guest_refused,
+                   fmt::format("the guest still holds {} that it was asked to give back (virtio-mem tries again by "
+                               "itself from time to time)",
+                               show_bytes(st.book.plugged_bytes() - c.now.plugged_after_bytes)));
   if (c.reply_lost && !c.redone) {
     c.redone = true;
     return apply_action(self);
   }
-  dimm_stays(self, "the guest neither gave it back nor refused in time");
+  give_up(self, ec::guest_refused,
+          stays(st, "the guest neither gave it back nor refused in time; it may still do so, and the status follows"));
 }
 
 void verify(self_ptr self) {
@@ -166,7 +186,7 @@ void apply_action(self_ptr self) {
   verb.set_sandbox_id(st.set.sandbox_id);
   verb.set_deadline_ms(ms(st.set.step_timeout));
   if (st.spec.memory_method() == v1::MEMORY_METHOD_VIRTIO_MEM) {
-    verb.set_virtio_mem_requested_bytes(c.now.plugged_after_bytes);
+    verb.set_virtio_mem_requested_bytes(virtio_size(st));
   } else if (c.now.grow) {
     if (!c.redone)
       name_new_dimm(st, c);

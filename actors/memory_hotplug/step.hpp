@@ -24,6 +24,8 @@ void inspect(self_ptr self, void (*then)(self_ptr));
 
 // The loop (run.cpp).
 
+/// Reads the guest's facts, which a plan stands on, then next().
+void read_guest(self_ptr self);
 /// Between two steps: figures are fresh, nothing is under way.
 void next(self_ptr self);
 /// Judges, answers, and starts what waits.

@@ -4,6 +4,10 @@
 
 namespace caisson::vcpu_hotplug {
 
+std::string vcpus(std::uint32_t n) {
+  return fmt::format("{} vCPU{}", n, n == 1 ? "" : "s");
+}
+
 std::variant<plan, refusal> make_plan(const situation& s, std::uint32_t target) {
   if (target == 0)
     return refusal{ec::invalid_argument, "a target of 0 vCPUs: a guest needs at least 1"};
@@ -41,8 +45,8 @@ std::variant<plan, refusal> make_plan(const situation& s, std::uint32_t target) 
       if (s.can_unplug)
         p.steps.push_back({action::unplug, target, fmt::format("unplug {}", s.plugged - target)});
       else
-        p.notes.push_back(fmt::format("{} stay plugged, offline, and are used again at the next growth: {}",
-                                      s.plugged - target,
+        p.notes.push_back(fmt::format("{} still plugged and offline, to be used again at the next growth: {}",
+                                      vcpus(s.plugged - target),
                                       s.why_no_unplug.empty() ? "this VMM cannot unplug them" : s.why_no_unplug));
     }
   }

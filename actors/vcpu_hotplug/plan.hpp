@@ -50,6 +50,9 @@ struct plan {
   std::vector<std::string> notes;
 };
 
+/// "1 vCPU", "2 vCPUs".
+std::string vcpus(std::uint32_t n);
+
 /// 0 and more than the maximum are refused; so is a change that VMM or guest cannot make at all.
 std::variant<plan, refusal> make_plan(const situation& s, std::uint32_t target);
 

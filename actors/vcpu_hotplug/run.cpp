@@ -224,8 +224,8 @@ void verb_done(self_ptr self) {
   c.acting = false;
   const auto& s = c.steps[c.at];
   if (s.what == action::unplug && st.now.plugged() > s.count)
-    c.remarks.push_back(
-        fmt::format("{} stay plugged, offline, and are used again at the next growth", st.now.plugged() - s.count));
+    c.remarks.push_back(fmt::format("{} still plugged and offline, to be used again at the next growth",
+                                    vcpus(st.now.plugged() - s.count)));
   if (s.what == action::plug && st.now.plugged() < s.count)
     return give_up(self, ec::backend_refused, fmt::format("the VMM has plugged {} of {}", st.now.plugged(), s.count));
   step_done(self);

@@ -30,7 +30,7 @@ v1::ResizePlan to_proto(const plan& p) {
     to.set_text("vCPUs: " + s.text);
   }
   for (const auto& n : p.notes)
-    out.add_notes("vCPUs: " + n);
+    out.add_notes(n);
   return out;
 }
 

@@ -95,7 +95,8 @@ struct model_vm {
     v1::AgentFacts f;
     auto& m = *f.mutable_memory();
     m.set_mem_total_bytes(boot_total + online);
-    m.set_mem_available_bytes(boot_total + online - std::min(used, boot_total + online));
+    const auto taken = used + online / 64; // the memory map of what is online
+    m.set_mem_available_bytes(boot_total + online - std::min(taken, boot_total + online));
     m.set_boot_mem_total_bytes(boot_total);
     m.set_block_size_bytes(128 * mib);
     m.set_offline_blocks(static_cast<std::uint32_t>((plugged() - std::min(online, plugged())) / (128 * mib)));

@@ -270,7 +270,7 @@ TEST_F(hotplug_scene, after_a_recovery_figures_and_target_go_on) {
 
 TEST_F(hotplug_scene, a_new_dimm_never_takes_the_name_of_one_that_is_there) {
   use_dimms({128});
-  vm->dimms[0].set_id("dimm-1-0");  // of an engine that died before its generation was kept
+  vm->dimms[0].set_id("dimm-1-0"); // of an engine that died before its generation was kept
   up();
   auto a = set_memory(512 * mib + 256 * mib);
   until(a);

@@ -1,5 +1,6 @@
-// Random sequences of targets, cancels, pauses, faults, lost and late events and stubborn guests, against the model VM: the
-// truth that the actor never sees but through answers. CAISSON_PROPERTY_RUNS sets how many; a failure names its seed.
+// Random sequences of targets, cancels, pauses, faults, lost and late events and stubborn guests, against the model VM:
+// the truth that the actor never sees but through answers. CAISSON_PROPERTY_RUNS sets how many; a failure names its
+// seed.
 
 #include "tests/actors/hotplug/scene.hpp"
 
@@ -30,23 +31,37 @@ struct sequence : hotplug_scene {
 
   void misbehave() {
     switch (roll(8)) {
-    case 0: vm->online_most = vm->online + roll(1024) * mib; break;
-    case 1: vm->online_most = UINT64_MAX; break;
-    case 2: vm->virtio_most = roll(4096) * mib; break;
-    case 3: vm->virtio_least = roll(1024) * mib; break;
-    case 4: vm->virtio_least = 0; break;
-    case 5: vm->ignores_removal = chance(50); break;
+    case 0:
+      vm->online_most = vm->online + roll(1024) * mib;
+      break;
+    case 1:
+      vm->online_most = UINT64_MAX;
+      break;
+    case 2:
+      vm->virtio_most = roll(4096) * mib;
+      break;
+    case 3:
+      vm->virtio_least = roll(1024) * mib;
+      break;
+    case 4:
+      vm->virtio_least = 0;
+      break;
+    case 5:
+      vm->ignores_removal = chance(50);
+      break;
     case 6:
       for (const auto& d : vm->dimms)
         vm->refuses[d.id()] = static_cast<int>(roll(4));
       break;
-    case 7: vm->agent_silent = chance(30); break;
+    case 7:
+      vm->agent_silent = chance(30);
+      break;
     }
   }
 
   void fault_or_two() {
     for (auto n = roll(3); n > 0; --n)
-      vm->faults.push_back(static_cast<fault>(roll(6)));  // all but death
+      vm->faults.push_back(static_cast<fault>(roll(6))); // all but death
     if (chance(5))
       vm->faults.push_back(fault::die);
     if (chance(10))
@@ -81,8 +96,11 @@ struct sequence : hotplug_scene {
       EXPECT_TRUE(out.has_error());
       [[fallthrough]];
     case v1::OPERATION_STATE_PARTLY:
-    case v1::OPERATION_STATE_CANCELLED: EXPECT_FALSE(out.why().empty()); break;
-    default: ADD_FAILURE() << "an outcome in state " << out.state();
+    case v1::OPERATION_STATE_CANCELLED:
+      EXPECT_FALSE(out.why().empty());
+      break;
+    default:
+      ADD_FAILURE() << "an outcome in state " << out.state();
     }
   }
 
@@ -96,7 +114,8 @@ struct sequence : hotplug_scene {
       std::vector<pending_answer<v1::HotplugOutcome>> asked;
       const auto at_once = chance(25) ? 2 + roll(2) : 1;
       for (auto n = at_once; n > 0; --n) {
-        asked.push_back(set_memory(some_target(), "op" + std::to_string(++op), std::chrono::milliseconds{chance(20) ? 1 + roll(30'000) : 0}));
+        asked.push_back(set_memory(some_target(), "op" + std::to_string(++op),
+                                   std::chrono::milliseconds{chance(20) ? 1 + roll(30'000) : 0}));
         if (chance(70))
           sys.run_for(std::chrono::milliseconds{roll(3'000)});
         if (chance(10))
