@@ -9,7 +9,7 @@ _caisson_globals() {
       _caisson_opts+=("${COMP_WORDS[i]}" "${COMP_WORDS[i + 1]}")
       ((i++))
       ;;
-    --config | -c | --name | -n | --memory | -m | --cpus | --memory-method | --hypervisor | --annotation | --env | -e | \
+    --config | -c | --name | -n | --memory | -m | --cpus | --memory-method | --arch | --hypervisor | --annotation | --env | -e | \
       --workdir | -w | --from | --grace-ms) ((i++)) ;;
     -*) ;;
     *) _caisson_words+=("${COMP_WORDS[i]}") ;;
@@ -37,6 +37,10 @@ _caisson() {
     mapfile -t COMPREPLY < <(compgen -f -- "$cur")
     return
     ;;
+  --arch)
+    mapfile -t COMPREPLY < <(compgen -W 'x86_64 aarch64' -- "$cur")
+    return
+    ;;
   --memory-method)
     mapfile -t COMPREPLY < <(compgen -W 'auto dimm virtio-mem' -- "$cur")
     return
@@ -51,7 +55,7 @@ _caisson() {
   fi
   local options=
   case $verb in
-  run) options='--config --name --detach --memory --cpus --memory-method --hypervisor --annotation --interactive --terminal
+  run) options='--config --name --detach --memory --cpus --memory-method --arch --hypervisor --annotation --interactive --terminal
     --env --workdir' ;;
   exec) options='--interactive --terminal --env --workdir' ;;
   resize) options='--memory --cpus --dry-run --no-wait' ;;

@@ -35,6 +35,7 @@ complete -c caisson -n '__fish_seen_subcommand_from run' -s d -l detach -d 'Leav
 complete -c caisson -n '__fish_seen_subcommand_from run resize' -s m -l memory -x -d 'Memory'
 complete -c caisson -n '__fish_seen_subcommand_from run resize' -l cpus -x -d 'Processors'
 complete -c caisson -n '__fish_seen_subcommand_from run' -l memory-method -x -a 'auto dimm virtio-mem' -d 'How memory is plugged'
+complete -c caisson -n '__fish_seen_subcommand_from run' -l arch -x -a 'x86_64 aarch64' -d 'Guest architecture'
 complete -c caisson -n '__fish_seen_subcommand_from run' -l hypervisor -x -d 'Hypervisor'
 complete -c caisson -n '__fish_seen_subcommand_from run' -l annotation -x -d 'KEY=VALUE'
 complete -c caisson -n '__fish_seen_subcommand_from run exec' -s i -l interactive -d 'Pass standard input on'
