@@ -119,7 +119,8 @@ std::string show_operation(const v1::Operation& o) {
   if (!o.why().empty())
     out += ": " + escape_guest_text(o.why());
   for (const auto& note : o.plan().notes())
-    out += "\nnote: " + note;
+    if (note != o.why())
+      out += "\nnote: " + note;
   return out + "\n";
 }
 

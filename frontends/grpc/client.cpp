@@ -21,7 +21,9 @@ namespace {
 using std::chrono::minutes;
 using std::chrono::seconds;
 
-// A call that only looks at what the engine knows, and one that waits for a VM. The engine's own deadlines are shorter.
+// The first call of a connection, one that only looks at what the engine knows, and one that waits for a VM. The engine's
+// own deadlines are shorter.
+constexpr seconds greeting{30};
 constexpr seconds look{60};
 constexpr minutes work{20};
 
@@ -54,7 +56,7 @@ public:
   const v1::EngineStatus& engine() const override { return greeting_; }
 
   std::optional<v1::Error> greet() {
-    auto got = call(engine_, &v1::Engine::Stub::Get, v1::GetEngine{}, look);
+    auto got = call(engine_, &v1::Engine::Stub::Get, v1::GetEngine{}, greeting);
     if (auto* e = std::get_if<v1::Error>(&got))
       return std::move(*e);
     greeting_ = std::move(std::get<v1::EngineStatus>(got));

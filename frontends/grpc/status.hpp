@@ -39,8 +39,9 @@ inline v1::Error from_status(const grpc::Status& status, const grpc::ClientConte
     return make_error("backend_lost", where + " has gone: " + status.error_message()
                                         + "; sandboxes run on: give the command again, it starts a new engine");
   case grpc::StatusCode::DEADLINE_EXCEEDED:
-    return make_error("deadline_exceeded", where + " has not answered within the command's time; see its log "
-                                                   "(engine.log in the state directory's logs)");
+    return make_error("deadline_exceeded", where + " has not answered in time: it hangs or is stopped; see its "
+                                                   "log (engine.log in the state directory's logs), or end its process "
+                                                   "(caissond): sandboxes run on and the next command finds them");
   case grpc::StatusCode::CANCELLED: return make_error("cancelled", where + ": the call was cancelled");
   case grpc::StatusCode::UNIMPLEMENTED:
     return make_error("unsupported", where + " does not know this call: it is of another version; end it "

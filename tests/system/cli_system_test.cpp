@@ -279,7 +279,7 @@ TEST_F(real_sandbox, events_tell_the_whole_story_in_order) {
     auto seq = std::stoull(e["seq"].get<std::string>());
     EXPECT_EQ(seq, last + 1);
     last = seq;
-    created |= e["type"] == "sandbox.created";
+    created |= e["type"] == "sandbox.running";
     converged |= e.contains("operation") && e["operation"]["state"] == "OPERATION_STATE_CONVERGED";
   }
   EXPECT_TRUE(created);
