@@ -55,9 +55,9 @@ bool matches(const std::string& pattern, const std::string& machine) {
 bool serves(const descriptor& d, const wish& asked) {
   auto machine = asked.machine.empty() ? machine_of(asked.architecture) : asked.machine;
   return std::any_of(d.targets.begin(), d.targets.end(), [&](const auto& t) {
-    return t.architecture == asked.architecture && std::any_of(t.machines.begin(), t.machines.end(), [&](const auto& pattern) {
-      return matches(pattern, machine);
-    });
+    return t.architecture == asked.architecture &&
+           std::any_of(t.machines.begin(), t.machines.end(),
+                       [&](const auto& pattern) { return matches(pattern, machine); });
   });
 }
 
@@ -124,7 +124,8 @@ std::string template_of(const std::string& code, const catalogue& known) {
   // Of several descriptors with the same code, the one without enrolled keys.
   const descriptor* best = nullptr;
   for (const auto& d : known.found)
-    if (!d.variables.empty() && fs::equivalent(d.code, code, ignored) && (!best || (best->enrolled_keys && !d.enrolled_keys)))
+    if (!d.variables.empty() && fs::equivalent(d.code, code, ignored) &&
+        (!best || (best->enrolled_keys && !d.enrolled_keys)))
       best = &d;
   if (best && is_file(best->variables))
     return best->variables;
@@ -190,17 +191,19 @@ descriptor parse_descriptor(const std::string& path, const std::string& text) {
     for (const auto& each : targets)
       d.targets.push_back({text_in(each, "architecture"), texts_in(each, "machines")});
   if (d.device.empty() || d.code.empty() || d.code.front() != '/' || d.targets.empty())
-    throw error{"invalid_argument", path + ": is no firmware descriptor: expected mapping.device, the absolute path of an image, "
-                                           "and targets"};
+    throw error{"invalid_argument",
+                path + ": is no firmware descriptor: expected mapping.device, the absolute path of an image, "
+                       "and targets"};
   return d;
 }
 
 catalogue read_descriptors(const std::vector<std::string>& directories) {
-  std::map<std::string, fs::path> by_name;  // names order them: 40-... before 60-...
+  std::map<std::string, fs::path> by_name; // names order them: 40-... before 60-...
   for (const auto& directory : directories) {
     std::error_code ignored;
     for (fs::directory_iterator at{directory, ignored}, end; !ignored && at != end; at.increment(ignored))
-      if (at->path().extension() == ".json" && (by_name.size() < most_descriptors || by_name.count(at->path().filename())))
+      if (at->path().extension() == ".json" &&
+          (by_name.size() < most_descriptors || by_name.count(at->path().filename())))
         by_name[at->path().filename()] = at->path();
   }
   catalogue out;
@@ -208,10 +211,11 @@ catalogue read_descriptors(const std::vector<std::string>& directories) {
     std::error_code bad;
     auto size = fs::file_size(path, bad);
     if (!bad && size == 0)
-      continue;  // hides the one of this name
+      continue; // hides the one of this name
     try {
       if (bad || size > largest_descriptor_bytes)
-        throw error{"host_io", path.string() + ": cannot be read, or is over " + std::to_string(largest_descriptor_bytes >> 10) +
+        throw error{"host_io", path.string() + ": cannot be read, or is over " +
+                                   std::to_string(largest_descriptor_bytes >> 10) +
                                    " KiB, which no firmware descriptor is"};
       std::ifstream in{path, std::ios::binary};
       out.found.push_back(parse_descriptor(path, {std::istreambuf_iterator<char>{in}, {}}));
@@ -224,7 +228,8 @@ catalogue read_descriptors(const std::vector<std::string>& directories) {
 
 std::optional<descriptor> choose(const catalogue& from, const wish& asked) {
   for (const auto& d : from.found)
-    if (d.uefi && d.device == "flash" && d.code_format == "raw" && (d.variables.empty() || d.variables_format == "raw") &&
+    if (d.uefi && d.device == "flash" && d.code_format == "raw" &&
+        (d.variables.empty() || d.variables_format == "raw") &&
         (d.secure_boot || d.enrolled_keys) == asked.secure_boot && serves(d, asked) && is_file(d.code) &&
         (d.variables.empty() || is_file(d.variables)))
       return d;
@@ -233,7 +238,7 @@ std::optional<descriptor> choose(const catalogue& from, const wish& asked) {
 
 void check_flash(const wish& asked, std::string_view key, const std::string& path) {
   auto named = std::string{key} + " = \"" + path + "\": ";
-  struct stat s{};
+  struct stat s {};
   if (::stat(path.c_str(), &s) != 0)
     throw error{"host_missing", named + ::strerror(errno) + "; expected a firmware image (package " +
                                     package_of(asked.architecture) + ")"};
@@ -248,14 +253,18 @@ void check_flash(const wish& asked, std::string_view key, const std::string& pat
     throw error{"invalid_argument", named + "is a qcow2 image; expected a raw one (qemu-img convert -O raw)"};
   auto size = static_cast<std::uint64_t>(s.st_size);
   if (virt(asked) && size != virt_flash_bytes)
-    throw error{"invalid_argument", named + "has " + mib_text(size) + "; each flash of QEMU's virt machine has exactly " +
-                                        mib_text(virt_flash_bytes) + ": make the pair from an EDK2 build with `caisson firmware "
-                                        "prepare --arch " + asked.architecture + " --dir DIRECTORY`"};
+    throw error{"invalid_argument", named + "has " + mib_text(size) +
+                                        "; each flash of QEMU's virt machine has exactly " +
+                                        mib_text(virt_flash_bytes) +
+                                        ": make the pair from an EDK2 build with `caisson firmware "
+                                        "prepare --arch " +
+                                        asked.architecture + " --dir DIRECTORY`"};
   if (!virt(asked) && (size % 4096 != 0 || size > (8u << 20)))
     throw error{"invalid_argument", named + "has " + mib_text(size) + "; expected whole pages of 4 KiB, 8 MiB at most"};
   if (key != "firmware_volume" && std::all_of(head.begin(), head.end(), [](char c) { return c == 0; }))
-    throw error{"invalid_argument", named + "begins with nothing but zeros, as a variable store does; expected the code of a "
-                                            "firmware (variables belong to firmware_volume)"};
+    throw error{"invalid_argument",
+                named + "begins with nothing but zeros, as a variable store does; expected the code of a "
+                        "firmware (variables belong to firmware_volume)"};
 }
 
 images settle(const wish& asked, const std::string& firmware, const std::string& volume, const catalogue& known) {
@@ -265,9 +274,10 @@ images settle(const wish& asked, const std::string& firmware, const std::string&
   if (firmware == automatic) {
     auto d = choose(known, asked);
     if (!d)
-      throw error{"host_missing", "firmware = \"auto\": no descriptor in /usr/share/qemu/firmware or /etc/qemu/firmware serves " +
-                                      asked.architecture + " machines and names files that are there; install the package " +
-                                      package_of(asked.architecture) + ", or name the image in `firmware`"};
+      throw error{"host_missing",
+                  "firmware = \"auto\": no descriptor in /usr/share/qemu/firmware or /etc/qemu/firmware serves " +
+                      asked.architecture + " machines and names files that are there; install the package " +
+                      package_of(asked.architecture) + ", or name the image in `firmware`"};
     out = {d->code, volume.empty() ? d->variables : volume, true};
   } else {
     out = {firmware, volume.empty() ? template_of(firmware, known) : volume, false};
@@ -295,11 +305,14 @@ void make_variables(const images& from, const wish& asked, const std::string& pa
 
 images prepare(const wish& asked, const std::string& source, const std::string& directory, const catalogue& known) {
   if (!virt(asked))
-    throw error{"unsupported", "architecture " + asked.architecture + ": only QEMU's virt machine (aarch64) wants flash images of a "
-                                   "size of their own; name OVMF's files in `firmware` and `firmware_volume` as they are"};
+    throw error{"unsupported",
+                "architecture " + asked.architecture +
+                    ": only QEMU's virt machine (aarch64) wants flash images of a "
+                    "size of their own; name OVMF's files in `firmware` and `firmware_volume` as they are"};
   std::vector<std::string> looked{source};
   if (source.empty()) {
-    looked = {"/usr/share/qemu-efi-aarch64/QEMU_EFI.fd", "/usr/share/edk2/aarch64/QEMU_EFI.fd", "/usr/share/AAVMF/AAVMF_CODE.fd"};
+    looked = {"/usr/share/qemu-efi-aarch64/QEMU_EFI.fd", "/usr/share/edk2/aarch64/QEMU_EFI.fd",
+              "/usr/share/AAVMF/AAVMF_CODE.fd"};
     if (auto d = choose(known, asked))
       looked.push_back(d->code);
   }
@@ -308,14 +321,15 @@ images prepare(const wish& asked, const std::string& source, const std::string& 
     std::string all;
     for (const auto& each : looked)
       all += (all.empty() ? "" : ", ") + each;
-    throw error{"host_missing", "no EDK2 build for " + asked.architecture + ": looked for " + all + "; install the package " +
-                                    package_of(asked.architecture) + ", or name the file with --from"};
+    throw error{"host_missing", "no EDK2 build for " + asked.architecture + ": looked for " + all +
+                                    "; install the package " + package_of(asked.architecture) +
+                                    ", or name the file with --from"};
   }
   std::error_code bad;
   auto size = fs::file_size(*found, bad);
   if (bad || size == 0 || size > virt_flash_bytes || size > largest_image_bytes)
-    throw error{"invalid_argument", *found + ": has " + mib_text(bad ? 0 : size) + "; expected an EDK2 build of at most " +
-                                        mib_text(virt_flash_bytes)};
+    throw error{"invalid_argument", *found + ": has " + mib_text(bad ? 0 : size) +
+                                        "; expected an EDK2 build of at most " + mib_text(virt_flash_bytes)};
   fs::create_directories(directory, bad);
   if (bad)
     throw error{"host_io", "cannot make the directory " + directory + ": " + bad.message()};
@@ -336,9 +350,11 @@ std::string dimm_without_firmware(const wish& asked, const catalogue& known) {
   if (!virt(asked))
     return {};
   auto here = choose(known, {asked.architecture, asked.machine, false});
-  return "DIMMs on ARM64 need UEFI firmware, since ACPI depends on it, and the key `firmware` is empty: set firmware = \"" +
+  return "DIMMs on ARM64 need UEFI firmware, since ACPI depends on it, and the key `firmware` is empty: set firmware = "
+         "\"" +
          (here ? here->code : "/usr/share/AAVMF/AAVMF_CODE.fd") + "\" (package " + package_of(asked.architecture) +
-         (here ? ", installed here" : ", not installed here") + "), or take memory_method = \"virtio-mem\", which needs no firmware";
+         (here ? ", installed here" : ", not installed here") +
+         "), or take memory_method = \"virtio-mem\", which needs no firmware";
 }
 
 } // namespace caisson::firmware

@@ -261,7 +261,8 @@ v1::Capabilities driver::describe(const v1::DescribeBackend& q) {
   c.set_virtio_mem_shrink(true);
   c.set_vcpu_plug(x86);
   if (!x86)
-    c.set_vcpu_plug_why_not("QEMU's virt machine cannot plug vCPUs; the guest can only take those that it booted with off and on");
+    c.set_vcpu_plug_why_not("QEMU's virt machine cannot plug vCPUs; the guest can only take those that it booted with off "
+                            "and on");
   c.set_vcpu_unplug(false);
   c.set_vcpu_unplug_why_not(
       !x86 ? "QEMU's virt machine cannot unplug vCPUs; one that the guest has taken offline stays plugged"

@@ -9,8 +9,8 @@
 
 namespace caisson::qemu {
 
-inline firmware::images firmware_images(const std::string& architecture, const std::string& machine, const std::string& code,
-                                        const std::string& variables) {
+inline firmware::images firmware_images(const std::string& architecture, const std::string& machine,
+                                        const std::string& code, const std::string& variables) {
   try {
     return firmware::settle({architecture, machine}, code, variables, firmware::read_descriptors());
   } catch (const firmware::error& e) {
@@ -22,7 +22,8 @@ inline firmware::images firmware_images(const std::string& architecture, const s
 inline v1::VmSpec with_firmware(v1::VmSpec spec) {
   if (spec.firmware_path().empty())
     return spec;
-  auto images = firmware_images(spec.architecture(), spec.machine_type(), spec.firmware_path(), spec.firmware_variables_path());
+  auto images =
+      firmware_images(spec.architecture(), spec.machine_type(), spec.firmware_path(), spec.firmware_variables_path());
   spec.set_firmware_path(images.code);
   spec.set_firmware_variables_path(images.variables);
   return spec;
@@ -35,7 +36,8 @@ inline void make_firmware_variables(const v1::VmSpec& spec) {
   if (images.none() || !images.flash)
     return;
   try {
-    firmware::make_variables(images, {spec.architecture(), spec.machine_type()}, firmware_variables(spec.run_directory()));
+    firmware::make_variables(images, {spec.architecture(), spec.machine_type()},
+                             firmware_variables(spec.run_directory()));
   } catch (const firmware::error& e) {
     throw failure(e.code, e.what());
   }

@@ -1,4 +1,5 @@
-// firmware: what firmware this host has for VMs, whether an image fits, and the flash images that ARM64 wants. Needs no engine.
+// firmware: what firmware this host has for VMs, whether an image fits, and the flash images that ARM64 wants. Needs no
+// engine.
 
 #include <sys/utsname.h>
 
@@ -30,12 +31,14 @@ std::string this_machine() {
 
 firmware::wish wish_of(const firmware_options& o) {
   if (o.architecture != "x86_64" && o.architecture != "aarch64")
-    fail("invalid_argument", "--arch: \"" + escape_guest_text(o.architecture, 60) + "\" is none; it is x86_64 or aarch64");
+    fail("invalid_argument",
+         "--arch: \"" + escape_guest_text(o.architecture, 60) + "\" is none; it is x86_64 or aarch64");
   return {o.architecture, firmware::machine_of(o.architecture), o.secure_boot};
 }
 
 std::string absolute(const std::string& path) {
-  return path.empty() || path == firmware::automatic ? path : std::filesystem::absolute(path).lexically_normal().string();
+  return path.empty() || path == firmware::automatic ? path
+                                                     : std::filesystem::absolute(path).lexically_normal().string();
 }
 
 std::string notes_of(const firmware::descriptor& d) {
@@ -65,11 +68,18 @@ int list(const command_context& c, const firmware_options& o) {
       auto chosen = firmware::choose(known, {target.architecture, firmware::machine_of(target.architecture)});
       bool automatic = chosen && chosen->path == d.path;
       auto notes = notes_of(d);
-      items.push_back({{"architecture", target.architecture}, {"code", d.code}, {"variables", d.variables}, {"auto", automatic},
-                       {"secure_boot", d.secure_boot}, {"enrolled_keys", d.enrolled_keys}, {"descriptor", d.path},
-                       {"description", d.description}, {"machines", target.machines}});
+      items.push_back({{"architecture", target.architecture},
+                       {"code", d.code},
+                       {"variables", d.variables},
+                       {"auto", automatic},
+                       {"secure_boot", d.secure_boot},
+                       {"enrolled_keys", d.enrolled_keys},
+                       {"descriptor", d.path},
+                       {"description", d.description},
+                       {"machines", target.machines}});
       rows.push_back({target.architecture, escape_guest_text(d.code), escape_guest_text(d.variables),
-                      (automatic ? std::string{"taken by \"auto\""} + (notes.empty() ? "" : ", ") : "") + escape_guest_text(notes)});
+                      (automatic ? std::string{"taken by \"auto\""} + (notes.empty() ? "" : ", ") : "") +
+                          escape_guest_text(notes)});
     }
   }
   for (const auto& each : known.unusable)
@@ -86,7 +96,9 @@ int list(const command_context& c, const firmware_options& o) {
 
 void show_images(const command_context& c, const firmware::images& images, const std::string& first) {
   if (c.global.json) {
-    write_all(1, json{{"firmware", images.code}, {"firmware_volume", images.variables}, {"flash", images.flash}}.dump(2) + "\n");
+    write_all(1,
+              json{{"firmware", images.code}, {"firmware_volume", images.variables}, {"flash", images.flash}}.dump(2) +
+                  "\n");
     return;
   }
   write_all(1, first + "firmware = \"" + escape_guest_text(images.code) + "\"\n");
@@ -94,8 +106,7 @@ void show_images(const command_context& c, const firmware::images& images, const
     write_all(1, "firmware_volume = \"" + escape_guest_text(images.variables) + "\"\n");
 }
 
-template <class F>
-firmware::images mended(F&& todo) {
+template <class F> firmware::images mended(F&& todo) {
   try {
     return todo();
   } catch (const firmware::error& e) {
@@ -105,9 +116,8 @@ firmware::images mended(F&& todo) {
 
 int check(const command_context& c, const firmware_options& o) {
   auto asked = wish_of(o);
-  auto images = mended([&] {
-    return firmware::settle(asked, absolute(o.code), absolute(o.variables), firmware::read_descriptors());
-  });
+  auto images = mended(
+      [&] { return firmware::settle(asked, absolute(o.code), absolute(o.variables), firmware::read_descriptors()); });
   show_images(c, images, "# fits " + asked.architecture + " machines (" + asked.machine + ")\n");
   return 0;
 }
@@ -135,17 +145,22 @@ void add_firmware_commands(CLI::App& app, command_context& c) {
   auto [list_verb, list_of] = add("list", "List what this host's firmware descriptors name", list);
   list_verb->add_option("--arch", list_of->architecture, "x86_64 or aarch64; none: all")->type_name("ARCH");
 
-  auto [check_verb, check_of] = add("check", "Tell whether images fit a VM; without FIRMWARE, what \"auto\" takes", check);
+  auto [check_verb, check_of] =
+      add("check", "Tell whether images fit a VM; without FIRMWARE, what \"auto\" takes", check);
   check_of->architecture = this_machine();
   check_verb->add_option("--arch", check_of->architecture, "x86_64 or aarch64; none: this host's")->type_name("ARCH");
-  check_verb->add_flag("--secure-boot", check_of->secure_boot, "\"auto\" takes firmware with secure boot and enrolled keys");
+  check_verb->add_flag("--secure-boot", check_of->secure_boot,
+                       "\"auto\" takes firmware with secure boot and enrolled keys");
   check_verb->add_option("FIRMWARE", check_of->code, "The code, as in the key `firmware`");
   check_verb->add_option("VARIABLES", check_of->variables, "Template of the variable store, as in `firmware_volume`");
 
-  auto [prepare_verb, prepare_of] = add("prepare", "Make the pair of flash images that ARM64 wants from an installed EDK2 build", prepare);
+  auto [prepare_verb, prepare_of] =
+      add("prepare", "Make the pair of flash images that ARM64 wants from an installed EDK2 build", prepare);
   prepare_of->architecture = "aarch64";
   prepare_verb->add_option("--arch", prepare_of->architecture, "aarch64")->type_name("ARCH");
-  prepare_verb->add_option("--dir", prepare_of->directory, "Where code.fd and variables.fd are made")->type_name("DIR")->required();
+  prepare_verb->add_option("--dir", prepare_of->directory, "Where code.fd and variables.fd are made")
+      ->type_name("DIR")
+      ->required();
   prepare_verb->add_option("--from", prepare_of->source, "The EDK2 build; none: the package's")->type_name("FILE");
 }
 

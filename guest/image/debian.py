@@ -1,8 +1,8 @@
 """Debian packages for the guest: taken with apt into a cache, never installed.
 
-Packages of the host's own architecture come by the host's apt as it is. Those of another one come through a private apt: its own
-state and cache below our cache directory, its own list of architectures, the host's Debian mirrors, proxies and keys. The host's
-apt and dpkg are not changed.
+Packages of the host's own architecture come by the host's apt as it is. Those of another one come through a private
+apt: its own state and cache below our cache directory, its own list of architectures, the host's Debian mirrors, proxies
+and keys. The host's apt and dpkg are not changed.
 """
 
 import contextlib

@@ -39,10 +39,13 @@ protected:
   }
 
   std::string described(const std::string& name, const std::string& code, const std::string& variables,
-                        const std::string& features = "", const std::string& targets = arm_target, const char* format = "raw") {
-    return text(name, R"({"description": "d", "interface-types": ["uefi"], "mapping": {"device": "flash", "executable": {"filename": ")" +
-                          code + R"(", "format": ")" + format + R"("}, "nvram-template": {"filename": ")" + variables +
-                          R"(", "format": "raw"}}, "targets": [)" + targets + R"(], "features": [)" + features + R"(], "tags": []})");
+                        const std::string& features = "", const std::string& targets = arm_target,
+                        const char* format = "raw") {
+    return text(
+        name,
+        R"({"description": "d", "interface-types": ["uefi"], "mapping": {"device": "flash", "executable": {"filename": ")" +
+            code + R"(", "format": ")" + format + R"("}, "nvram-template": {"filename": ")" + variables +
+            R"(", "format": "raw"}}, "targets": [)" + targets + R"(], "features": [)" + features + R"(], "tags": []})");
   }
 
   catalogue known() const { return read_descriptors({top + "/share", top + "/etc"}); }
@@ -78,7 +81,8 @@ TEST_F(firmware_files, secure_boot_is_chosen_only_when_asked) {
 }
 
 TEST_F(firmware_files, a_later_directory_replaces_and_hides) {
-  auto one = image("one.fd", virt_flash_bytes), two = image("two.fd", virt_flash_bytes), vars = image("v.fd", virt_flash_bytes, "");
+  auto one = image("one.fd", virt_flash_bytes), two = image("two.fd", virt_flash_bytes),
+       vars = image("v.fd", virt_flash_bytes, "");
   described("share/50-a.json", one, vars);
   described("share/60-b.json", two, vars);
   described("etc/50-a.json", two, vars);
@@ -127,8 +131,9 @@ TEST_F(firmware_files, what_does_not_fit_is_refused_with_the_mend) {
   auto good = image("good.fd", virt_flash_bytes);
   described("share/60.json", good, image("v.fd", virt_flash_bytes, ""));
   auto small = said_by([&] { settle(arm, image("small.fd", 2 << 20), "", known()); });
-  EXPECT_TRUE(has(small, "has 2 MiB") && has(small, "exactly 64 MiB") && has(small, "caisson firmware prepare --arch aarch64"))
-    << small;
+  EXPECT_TRUE(has(small, "has 2 MiB") && has(small, "exactly 64 MiB") &&
+              has(small, "caisson firmware prepare --arch aarch64"))
+      << small;
   auto qcow = said_by([&] { settle(arm, image("q.fd", virt_flash_bytes, "QFI\xfb"), "", known()); });
   EXPECT_TRUE(has(qcow, "qcow2") && has(qcow, "expected a raw one")) << qcow;
   auto gone = said_by([&] { settle(arm, top + "/nowhere.fd", "", known()); });
@@ -152,7 +157,7 @@ TEST_F(firmware_files, each_vm_has_a_store_of_its_own) {
   auto own = top + "/own.fd";
   make_variables({"c", "", true}, arm, own);
   EXPECT_EQ(fs::file_size(own), virt_flash_bytes);
-  struct stat s{};
+  struct stat s {};
   ASSERT_EQ(::stat(own.c_str(), &s), 0);
   EXPECT_EQ(s.st_mode & 0777, 0600u);
   EXPECT_LT(s.st_blocks * 512, 1 << 20) << "zeros take no room";
@@ -172,7 +177,8 @@ TEST_F(firmware_files, prepare_makes_the_pair) {
   EXPECT_EQ(settle(arm, made.code, made.variables, {}).code, made.code) << "what it makes fits";
   EXPECT_EQ(prepare(arm, build, top + "/pair", {}).code, made.code) << "twice is fine";
   EXPECT_TRUE(has(said_by([&] { prepare(arm, top + "/nowhere", top + "/pair", {}); }), "--from"));
-  EXPECT_TRUE(has(said_by([&] { prepare(arm, image("big.fd", virt_flash_bytes + 1), top + "/pair", {}); }), "at most 64 MiB"));
+  EXPECT_TRUE(
+      has(said_by([&] { prepare(arm, image("big.fd", virt_flash_bytes + 1), top + "/pair", {}); }), "at most 64 MiB"));
   EXPECT_TRUE(has(said_by([&] { prepare(x86, build, top + "/pair", {}); }), "unsupported"));
 }
 

@@ -19,6 +19,7 @@ sys.dont_write_bytecode = True
 loader = importlib.machinery.SourceFileLoader("image_build", str(SCRIPT))
 image = importlib.util.module_from_spec(importlib.util.spec_from_loader("image_build", loader))
 loader.exec_module(image)
+import kernel_source  # noqa: E402  the script has put its own directory on the path
 
 
 def archive_bytes(fill):
@@ -77,6 +78,18 @@ class KernelTest(unittest.TestCase):
         self.assertEqual(image.image_of(gzip.compress(kernel)), kernel)
         with self.assertRaisesRegex(image.BuildError, "no arm64 kernel"):
             image.image_of(bytes(4096))
+
+
+    def test_a_kernel_from_source_is_for_arm64_and_has_what_it_is_for(self):
+        with tempfile.TemporaryDirectory() as directory:
+            done = subprocess.run([SCRIPT, "--kernel-source", "--out", f"{directory}/out"], capture_output=True, text=True,
+                                  env={**os.environ, "CAISSON_CACHE_DIR": f"{directory}/cache"}, check=False)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("is for aarch64", done.stderr)
+        options = kernel_source.options_of(kernel_source.FRAGMENT)
+        self.assertEqual(len(options), len(set(options)))
+        for option in ("ACPI_HOTPLUG_MEMORY", "MEMORY_HOTREMOVE", "VIRTIO_MEM", "VIRTIO_CONSOLE", "RANDOMIZE_BASE"):
+            self.assertIn(f"CONFIG_{option}=y", options)
 
 
 class OutputTest(unittest.TestCase):
