@@ -13,6 +13,8 @@
 
 #include <csignal>
 #include <filesystem>
+#include <fstream>
+#include <sstream>
 
 #include "frontends/cli/arguments.hpp"
 #include "frontends/cli/command_line.hpp"
@@ -316,6 +318,25 @@ TEST_F(cli_test, stop_and_rm_take_several_and_name_the_first_that_fails) {
   EXPECT_EQ(got.out, "x\ny\n");
   EXPECT_EQ(got.status, 125);
   EXPECT_NE(got.err.find("sandbox z"), std::string::npos);
+}
+
+TEST(documents, every_command_stands_in_the_manual_and_in_the_completions) {
+  auto help = run_program({CAISSON_PROGRAM, "--help"}).out;
+  auto at = help.find("Subcommands:\n");
+  ASSERT_NE(at, std::string::npos);
+  std::istringstream lines{help.substr(at + 13)};
+  std::vector<std::string> verbs;
+  for (std::string line; std::getline(lines, line);)
+    if (line.starts_with("  ") && line[2] != ' ')
+      verbs.push_back(line.substr(2, line.find(' ', 2) - 2));
+  EXPECT_GT(verbs.size(), 10u);
+  for (const char* file : {"docs/caisson.1", "frontends/cli/completions/caisson.bash", "frontends/cli/completions/_caisson",
+                           "frontends/cli/completions/caisson.fish"}) {
+    std::ifstream in{std::string{CAISSON_SOURCE_DIRECTORY "/"} + file};
+    std::string text{std::istreambuf_iterator<char>{in}, {}};
+    for (const auto& verb : verbs)
+      EXPECT_NE(text.find(verb), std::string::npos) << verb << " in " << file;
+  }
 }
 
 TEST(arguments, everything_after_two_dashes_is_the_command) {

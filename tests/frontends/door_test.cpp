@@ -155,7 +155,7 @@ TEST_F(door_test, a_process_that_cannot_start_ends_the_stream_with_the_error) {
 }
 
 TEST_F(door_test, a_guest_that_floods_stands_still_while_nobody_reads) {
-  constexpr std::size_t all = 64 << 20;
+  constexpr std::size_t all = 32 << 20;
   auto client = connect();
   auto stream = client->exec();
   stream->write(start({"flood", std::to_string(all)}));

@@ -49,7 +49,7 @@ _caisson() {
   esac
   local verb=${_caisson_words[0]}
   if [[ -z $verb ]]; then
-    mapfile -t COMPREPLY < <(compgen -W "run exec console status list stop rm pause resume resize operation events check config
+    mapfile -t COMPREPLY < <(compgen -W "run exec console status list stop rm pause resume resize operation events check config firmware
       --version $everywhere" -- "$cur")
     return
   fi
@@ -74,6 +74,7 @@ _caisson() {
   exec | console | status | resize | pause | resume)
     ((${#_caisson_words[@]} > 1)) || mapfile -t COMPREPLY < <(compgen -W "$(_caisson_sandboxes)" -- "$cur")
     ;;
+  firmware) ((${#_caisson_words[@]} > 1)) || mapfile -t COMPREPLY < <(compgen -W 'list check prepare' -- "$cur") ;;
   config)
     ((${#_caisson_words[@]} > 1)) && mapfile -t COMPREPLY < <(compgen -f -- "$cur")
     ;;

@@ -4,7 +4,7 @@ function __caisson_sandboxes
     caisson list 2>/dev/null | awk 'NR > 1 { print $1 }'
 end
 
-set -l verbs run exec console status list stop rm pause resume resize operation events check config
+set -l verbs run exec console status list stop rm pause resume resize operation events check config firmware
 complete -c caisson -f
 complete -c caisson -l state-dir -r -a '(__fish_complete_directories)' -d 'Where sandboxes are remembered'
 complete -c caisson -l run-dir -r -a '(__fish_complete_directories)' -d 'Where sockets are made'
@@ -27,6 +27,7 @@ complete -c caisson -n $none -a operation -d 'Read a resize again'
 complete -c caisson -n $none -a events -d 'Show what has happened'
 complete -c caisson -n $none -a check -d 'Tell what this host can do'
 complete -c caisson -n $none -a config -d 'Work on configuration files'
+complete -c caisson -n $none -a firmware -d 'Show, check and prepare firmware'
 
 complete -c caisson -n '__fish_seen_subcommand_from exec console status stop rm pause resume resize' -a '(__caisson_sandboxes)'
 complete -c caisson -n '__fish_seen_subcommand_from run check' -s c -l config -r -F -d 'configuration.toml'
@@ -50,3 +51,4 @@ complete -c caisson -n '__fish_seen_subcommand_from rm' -l only-stopped -d 'Refu
 complete -c caisson -n '__fish_seen_subcommand_from events' -l from -x -d 'First sequence number'
 complete -c caisson -n '__fish_seen_subcommand_from events' -s f -l follow -d 'Go on with what happens'
 complete -c caisson -n '__fish_seen_subcommand_from config' -F
+complete -c caisson -n '__fish_seen_subcommand_from firmware' -a 'list check prepare'
