@@ -180,6 +180,25 @@ TEST_F(arm64, a_wrong_firmware_is_refused_before_boot) {
   EXPECT_NE(made.err.find("caisson firmware prepare"), made.err.npos) << made.err;
 }
 
+TEST_F(arm64, firmware_commands_need_no_engine) {
+  std::vector<std::string> elsewhere{CAISSON_PROGRAM, "--state-dir",    directory + "/t",
+                                     "--run-dir",     directory + "/u", "firmware"};
+  auto firmware = [&](std::vector<std::string> more) {
+    more.insert(more.begin(), elsewhere.begin(), elsewhere.end());
+    return run_program(more);
+  };
+  auto listed = firmware({"list", "--arch", "aarch64", "--json"});
+  ASSERT_EQ(listed.status, 0) << listed.err;
+  for (const auto& each : json::parse(listed.out)["firmware"])
+    EXPECT_FALSE(each["auto"].get<bool>() && (each["secure_boot"].get<bool>() || each["enrolled_keys"].get<bool>()))
+        << each;
+  auto wrong = firmware({"check", "--arch", "aarch64", "/nowhere/code.fd"});
+  EXPECT_NE(wrong.status, 0);
+  EXPECT_NE(wrong.err.find("qemu-efi-aarch64"), wrong.err.npos) << wrong.err;
+  EXPECT_EQ(firmware({"check", "--arch", "vax"}).status, 2);
+  EXPECT_FALSE(fs::exists(directory + "/u/engine.sock"));
+}
+
 TEST_F(arm64_firmware, runs_and_is_resized_with_firmware) {
   auto made = boot("d", "firmware = \"auto\"\n", {"--arch", "aarch64"});
   ASSERT_EQ(made.status, 0) << made.err;
