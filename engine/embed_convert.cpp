@@ -113,6 +113,7 @@ v1::CreateSandbox to_proto(const sandbox_options& o) {
   m.set_memory_bytes(o.memory_bytes);
   m.set_vcpus(o.vcpus);
   m.set_hypervisor(o.hypervisor);
+  m.set_architecture(o.architecture);
   return m;
 }
 
@@ -145,7 +146,8 @@ error check_text(std::string_view what, std::string_view text) {
 error check_texts(const sandbox_options& o) {
   for (const auto& [what, text] : {std::pair<const char*, const std::string&>{"sandbox name", o.name},
                                    {"configuration path", o.config_path},
-                                   {"hypervisor", o.hypervisor}})
+                                   {"hypervisor", o.hypervisor},
+                                   {"architecture", o.architecture}})
     if (auto why = check_text(what, text); !why.code.empty())
       return why;
   for (const auto& [key, value] : o.annotations)

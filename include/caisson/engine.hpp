@@ -111,6 +111,7 @@ struct sandbox_options {
   std::uint64_t memory_bytes = 0;       ///< boot size; 0 takes the configuration's
   std::uint32_t vcpus = 0;              ///< 0 takes the configuration's
   std::string hypervisor;               ///< "" takes the configuration's
+  std::string architecture;             ///< "x86_64", "aarch64"; "" takes the configuration's
 };
 
 enum class operation_state { planned, running, converged, partly, failed, cancelled };
