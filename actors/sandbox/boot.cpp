@@ -155,6 +155,7 @@ void meet_guest(self_ptr self, milliseconds deadline, std::function<void(const c
                           .then(
                               [self, then](const v1::VcpuStatus& vcpus) {
                                 self->state.vcpu_status = vcpus;
+                                self->state.hotplug_told = true;
                                 then({});
                               },
                               refused);

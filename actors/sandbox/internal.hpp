@@ -24,6 +24,8 @@ void save(self_ptr self, std::string event_type, std::string text, std::function
 void after(self_ptr self, milliseconds delay, std::function<void()> work);
 void move_to(self_ptr self, happening what);
 void take(self_ptr self, const v1::VmObserved& seen);
+/// The same where no hotplug actor has been told yet: the VMM's figures are then all that is known.
+void take_figures(self_ptr self, const v1::VmObserved& seen);
 void unpark(self_ptr self);
 void warn(self_ptr self, std::string text);
 caf::error not_running(self_ptr self, std::string_view doing);

@@ -52,7 +52,7 @@ void read_back(self_ptr self, int attempt) {
   self->request(st.backend, st.set.verb_deadline * 2, inspect)
       .then(
           [self](const v1::VmObserved& seen) {
-            take(self, seen);
+            take_figures(self, seen);
             switch (seen.state()) {
             case v1::VM_STATE_RUNNING:
               return meet_guest(self, reconnect_deadline, [self](const caf::error& why) {

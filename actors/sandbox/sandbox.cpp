@@ -132,7 +132,38 @@ caf::error not_running(self_ptr self, std::string_view doing) {
                     fmt::format("{}: sandbox {} is {}{}; {}", doing, record.name(), word(record.state()), why, mend));
 }
 
+void take_figures(self_ptr self, const v1::VmObserved& seen) {
+  auto& st = self->state;
+  take(self, seen);
+  st.memory_status.set_boot_bytes(seen.boot_bytes());
+  st.memory_status.set_plugged_bytes(seen.plugged_bytes());
+  st.vcpu_status.set_plugged(seen.plugged_vcpus());
+}
+
 namespace {
+
+// A pause or resume whose answer was lost may take effect at any time: the VMM's word decides.
+void agree_with_vmm(self_ptr self, const v1::VmObserved& seen) {
+  auto& st = self->state;
+  auto before = st.record.state();
+  if (before == v1::SANDBOX_STATE_RUNNING && seen.state() == v1::VM_STATE_PAUSED)
+    move_to(self, happening::pause_done);
+  else if (before == v1::SANDBOX_STATE_PAUSED && seen.state() == v1::VM_STATE_RUNNING)
+    move_to(self, happening::resume_done);
+  if (st.record.state() == before)
+    return;
+  save(self, fmt::format("sandbox.{}", word(st.record.state())), "found so at the VMM", [self](const caf::error& why) {
+    if (why)
+      warn(self, text_of(why));
+  });
+}
+
+v1::InspectVm inspect_request(self_ptr self) {
+  v1::InspectVm inspect;
+  inspect.set_sandbox_id(self->state.record.id());
+  inspect.set_deadline_ms(static_cast<std::uint32_t>(self->state.set.refresh_deadline.count()));
+  return inspect;
+}
 
 caf::result<v1::SandboxStatus> on_get(self_ptr self, const v1::GetSandbox& m) {
   auto& st = self->state;
@@ -140,25 +171,39 @@ caf::result<v1::SandboxStatus> on_get(self_ptr self, const v1::GetSandbox& m) {
     return status_of(self);
   auto promise = self->make_response_promise<v1::SandboxStatus>();
   auto kept = keep(promise);
-  auto open = std::make_shared<int>(3);
+  auto open = std::make_shared<int>(4);
   auto done = [self, kept, open] {
     if (--*open == 0)
       kept->deliver(status_of(self));
   };
   v1::ReadHotplug refresh;
   refresh.set_refresh(st.record.state() == v1::SANDBOX_STATE_RUNNING);
-  // What does not answer in time keeps its last figures: they were read back, only earlier.
-  self->request(st.memory, st.set.refresh_deadline, refresh)
+  // What does not answer in time keeps its last figures: they were read back, only earlier. Hotplug actors that have not
+  // been told of the VM (found paused, or without its agent) know less than the VMM.
+  if (st.hotplug_told) {
+    self->request(st.memory, st.set.refresh_deadline, refresh)
+        .then(
+            [self, done](const v1::MemoryStatus& s) {
+              self->state.memory_status = s;
+              done();
+            },
+            [done](const caf::error&) { done(); });
+    self->request(st.vcpus, st.set.refresh_deadline, refresh)
+        .then(
+            [self, done](const v1::VcpuStatus& s) {
+              self->state.vcpu_status = s;
+              done();
+            },
+            [done](const caf::error&) { done(); });
+  } else {
+    *open -= 2;
+  }
+  self->request(st.backend, st.set.refresh_deadline * 2, inspect_request(self))
       .then(
-          [self, done](const v1::MemoryStatus& s) {
-            self->state.memory_status = s;
-            done();
-          },
-          [done](const caf::error&) { done(); });
-  self->request(st.vcpus, st.set.refresh_deadline, refresh)
-      .then(
-          [self, done](const v1::VcpuStatus& s) {
-            self->state.vcpu_status = s;
+          [self, done](const v1::VmObserved& seen) {
+            if (!self->state.hotplug_told)
+              take_figures(self, seen);
+            agree_with_vmm(self, seen);
             done();
           },
           [done](const caf::error&) { done(); });

@@ -53,6 +53,7 @@ struct state {
   v1::Capabilities capabilities;
   v1::AgentHello hello; ///< of the last connection
   bool agent_connected = false;
+  bool hotplug_told = false;        ///< the hotplug actors know VM and guest
   bool failing = false;  ///< the boot is being undone
   bool cleaning = false; ///< the VM is being destroyed; its death is no news
   bool power_off_sent = false;
