@@ -23,7 +23,8 @@ v1::MemoryStatus on_ready(self_ptr self, const v1::HotplugReady& m) {
   auto& st = self->state;
   st.spec = m.spec();
   st.capabilities = m.capabilities();
-  st.features = m.features();
+  if (m.has_features()) // without an agent (a paused or silent guest after a recovery) the VMM's word comes alone
+    st.features = m.features();
   st.ready = true;
   st.ended.clear();
   const auto boot_total =

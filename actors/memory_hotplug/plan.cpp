@@ -121,8 +121,9 @@ std::optional<refusal> plan_shrink(const situation& s, plan& p, std::uint64_t ex
   if (most < excess)
     p.notes.push_back(
         fmt::format("the guest uses too much to give back {}: it has {} available and keeps a reserve, so "
-                    "that at most {} can leave now. End something in the guest and ask again",
-                    show_bytes(excess), show_bytes(s.guest_available_bytes), show_bytes(most)));
+                    "that {} can leave now. End something in the guest and ask again",
+                    show_bytes(excess), show_bytes(s.guest_available_bytes),
+                    most == 0 ? "nothing" : "at most " + show_bytes(most)));
   if (s.how == method::virtio_mem) {
     next.bytes = most;
   } else {
@@ -137,7 +138,7 @@ std::optional<refusal> plan_shrink(const situation& s, plan& p, std::uint64_t ex
       next.bytes += willing[i].size_bytes;
     }
     next.text = fmt::format("unplug {} DIMM{}: {}", sizes.size(), sizes.size() == 1 ? "" : "s", sizes_text(sizes));
-    if (next.bytes < most)
+    if (next.bytes < most && !willing.empty())
       p.notes.push_back(
           fmt::format("no set of the DIMMs that can be asked to leave makes {}: {} can leave, {} stay beyond "
                       "the target",
@@ -221,6 +222,9 @@ std::variant<plan, refusal> make_plan(const situation& s, std::uint64_t asked_by
   const auto wanted = p.target.used_bytes - s.boot_bytes;
   p.reached_bytes = s.boot_bytes + s.plugged_bytes;
   std::optional<refusal> no;
+  if (wanted != s.plugged_bytes && s.guest_total_bytes == 0)
+    return refusal{ec::guest_unresponsive,
+                   "nothing can be planned, because the guest's agent has not said what the guest has"};
   if (wanted > s.plugged_bytes)
     no = plan_growth(s, p, wanted - s.plugged_bytes);
   else if (wanted < s.plugged_bytes)

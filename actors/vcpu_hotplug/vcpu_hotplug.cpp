@@ -79,7 +79,8 @@ caf::error not_ready(const state& st) {
 v1::VcpuStatus on_ready(self_ptr self, const v1::HotplugReady& m) {
   auto& st = self->state;
   st.capabilities = m.capabilities();
-  st.features = m.features();
+  if (m.has_features()) // without an agent (a paused or silent guest after a recovery) the VMM's word comes alone
+    st.features = m.features();
   st.ended.clear();
   auto max = m.spec().max_vcpus();
   for (auto limit : {m.observed().max_vcpus(), m.capabilities().max_vcpus()})
@@ -90,7 +91,7 @@ v1::VcpuStatus on_ready(self_ptr self, const v1::HotplugReady& m) {
   st.ready = true;
   apply(self, m.observed());
   apply(self, m.facts());
-  st.now.set_target(m.vcpu_target() > 0 ? m.vcpu_target() : st.now.online());
+  st.now.set_target(m.vcpu_target() > 0 ? m.vcpu_target() : st.now.online() > 0 ? st.now.online() : st.now.plugged());
   tell(self);
   return st.now;
 }

@@ -279,6 +279,31 @@ TEST_F(hotplug_scene, a_new_dimm_never_takes_the_name_of_one_that_is_there) {
   EXPECT_EQ(vm->dimms.size(), 2u);
 }
 
+TEST_F(hotplug_scene, without_an_agent_the_vmms_word_stands_alone_until_the_guest_answers) {
+  use_virtio(512 * mib);
+  spawn();
+  vm->agent_silent = true;
+  auto ready = vm->ready();
+  ready.clear_facts();
+  ready.clear_features();
+  ready.set_guest_boot_mem_total_bytes(vm->boot_total);
+  auto r = sys.ask<v1::MemoryStatus>(memory, ready);
+  auto c = sys.ask<v1::VcpuStatus>(vcpus, ready);
+  sys.drain();
+  EXPECT_EQ(r->plugged_bytes(), 512 * mib);
+  EXPECT_EQ(r->guest_bytes(), 0u);
+  EXPECT_EQ(c->plugged(), 1u);
+  auto dry = set_memory(2 * gib, "dry", 0ms, true);
+  until(dry);
+  EXPECT_EQ(code_of(dry.error()), ec::guest_unresponsive) << text_of(dry.error());
+  vm->agent_silent = false;
+  sys.ask<v1::MemoryStatus>(memory, vm->ready());
+  sys.drain();
+  auto a = set_memory(2 * gib);
+  until(a);
+  EXPECT_EQ(a->state(), v1::OPERATION_STATE_CONVERGED) << a->why();
+}
+
 TEST_F(hotplug_scene, a_flood_of_events_costs_few_looks) {
   up();
   for (int i = 0; i < 1000; ++i)
