@@ -20,7 +20,8 @@ split_arguments split(int argc, const char* const* argv) {
       break;
     }
     bool negative = word.size() > 1 && word[0] == '-' && (word[1] == '.' || (word[1] >= '0' && word[1] <= '9'));
-    if (negative && !out.own.empty() && out.own.back().starts_with("--") && out.own.back().find('=') == std::string::npos)
+    if (negative && !out.own.empty() && out.own.back().starts_with("--") &&
+        out.own.back().find('=') == std::string::npos)
       out.own.back() += "=" + word;
     else
       out.own.push_back(std::move(word));
@@ -36,7 +37,8 @@ std::uint64_t size_argument(const std::string& option, const std::string& text) 
   if (!bytes)
     fail("invalid_argument", option + ": " + why);
   if (*bytes == 0)
-    fail("invalid_argument", option + ": \"" + text + "\" is no size to ask for; it has to be above zero, like 1536M or 2GiB");
+    fail("invalid_argument",
+         option + ": \"" + text + "\" is no size to ask for; it has to be above zero, like 1536M or 2GiB");
   return *bytes;
 }
 
@@ -50,8 +52,8 @@ std::uint64_t number_argument(const std::string& option, const std::string& text
 
 std::uint32_t cpus_argument(const std::string& option, const std::string& text) {
   auto wrong = [&](const std::string& reason) {
-    fail("invalid_argument", option + ": \"" + escape_guest_text(text, 60) + "\" " + reason
-                               + "; give a whole number of processors from 1 to 4096");
+    fail("invalid_argument", option + ": \"" + escape_guest_text(text, 60) + "\" " + reason +
+                                 "; give a whole number of processors from 1 to 4096");
   };
   if (!text.empty() && text[0] == '-')
     wrong("is negative");
@@ -70,7 +72,7 @@ std::uint32_t cpus_argument(const std::string& option, const std::string& text) 
 
 std::string nearest_word(const std::string& word, const std::vector<std::string>& known) {
   std::string best;
-  std::size_t least = 3;  // at most two letters off
+  std::size_t least = 3; // at most two letters off
   for (const auto& k : known) {
     std::vector<std::size_t> row(k.size() + 1);
     std::iota(row.begin(), row.end(), std::size_t{0});

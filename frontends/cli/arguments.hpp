@@ -7,12 +7,13 @@
 namespace caisson::cli {
 
 struct split_arguments {
-  std::vector<std::string> own;      ///< for the parser
-  std::vector<std::string> command;  ///< everything after the first "--", untouched
-  bool dashes = false;               ///< "--" was there
+  std::vector<std::string> own;     ///< for the parser
+  std::vector<std::string> command; ///< everything after the first "--", untouched
+  bool dashes = false;              ///< "--" was there
 };
 
-/// Cuts at the first "--" and ties a negative number to its option ("--memory -1G"), so that the error is about the number.
+/// Cuts at the first "--" and ties a negative number to its option ("--memory -1G"), so that the error is about the
+/// number.
 split_arguments split(int argc, const char* const* argv);
 
 /// Above zero, and a size; failed{invalid_argument} with `option` named otherwise.

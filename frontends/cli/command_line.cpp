@@ -29,7 +29,8 @@ void add_global_options(CLI::App& app, global_options& g) {
     app.add_option("--run-dir", g.run_dir, "Where sockets are made; on a tmpfs")->group("Everywhere")->type_name("DIR");
   });
   add("--json", [&] {
-    app.add_flag("--json", g.json, "Results as JSON on stdout, an error as one JSON object on stderr")->group("Everywhere");
+    app.add_flag("--json", g.json, "Results as JSON on stdout, an error as one JSON object on stderr")
+        ->group("Everywhere");
   });
   for (auto* verb : app.get_subcommands([](CLI::App*) { return true; }))
     add_global_options(*verb, g);
@@ -48,8 +49,8 @@ std::string usage_text(const CLI::App& app, const CLI::ParseError& e, const spli
       }
       if (!word.starts_with("-") && std::find(verbs.begin(), verbs.end(), word) == verbs.end()) {
         auto meant = nearest_word(word, verbs);
-        return "\"" + escape_guest_text(word, 60) + "\" is no command"
-               + (meant.empty() ? std::string{"; caisson --help lists them"} : "; did you mean \"" + meant + "\"?");
+        return "\"" + escape_guest_text(word, 60) + "\" is no command" +
+               (meant.empty() ? std::string{"; caisson --help lists them"} : "; did you mean \"" + meant + "\"?");
       }
     }
   }
@@ -74,7 +75,8 @@ int run(int argc, const char* const* argv) {
   auto arguments = split(argc, argv);
   context.command = arguments.command;
 
-  CLI::App app{"Keeps secure containers: sandboxes that are lightweight virtual machines, resized while they run.", "caisson"};
+  CLI::App app{"Keeps secure containers: sandboxes that are lightweight virtual machines, resized while they run.",
+               "caisson"};
   app.require_subcommand(1);
   app.set_version_flag("--version", std::string{"caisson "} + CAISSON_VERSION);
   add_run_verbs(app, context);
@@ -85,8 +87,9 @@ int run(int argc, const char* const* argv) {
   add_config_commands(app);
   add_firmware_commands(app, context);
   add_global_options(app, context.global);
-  app.footer("Exit status: the command's own; 126, 127 and 128+n as a shell gives them; 125 where the engine could not do\n"
-             "it; 2 for usage and configuration. Sizes are written like 1536M or 2GiB (powers of 1024).");
+  app.footer(
+      "Exit status: the command's own; 126, 127 and 128+n as a shell gives them; 125 where the engine could not do\n"
+      "it; 2 for usage and configuration. Sizes are written like 1536M or 2GiB (powers of 1024).");
 
   // CLI11 takes them from the back.
   std::vector<std::string> reversed{arguments.own.rbegin(), arguments.own.rend()};
@@ -96,7 +99,7 @@ int run(int argc, const char* const* argv) {
     if (!context.command.empty() && !context.action)
       fail("invalid_argument", "-- CMD belongs to run and exec; this command takes none");
     return context.action ? context.action() : 0;
-  } catch (const CLI::Success& e) {  // help, version
+  } catch (const CLI::Success& e) { // help, version
     return app.exit(e);
   } catch (const CLI::RuntimeError& e) {
     return e.get_exit_code();

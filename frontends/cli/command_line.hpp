@@ -1,7 +1,7 @@
 #pragma once
 
-/// The program `caisson`: arguments, verbs and exit statuses. Exit status: the command's own; 126, 127 and 128+n as a shell
-/// gives them; 125 where the engine could not do it; 2 for usage and configuration.
+/// The program `caisson`: arguments, verbs and exit statuses. Exit status: the command's own; 126, 127 and 128+n as a
+/// shell gives them; 125 where the engine could not do it; 2 for usage and configuration.
 
 #include <functional>
 #include <memory>
@@ -32,8 +32,7 @@ struct failed {
 [[noreturn]] void fail(std::string_view row_name, std::string text);
 
 /// The value, or failed.
-template <class T>
-T take(door::answer<T> a) {
+template <class T> T take(door::answer<T> a) {
   if (auto* e = std::get_if<v1::Error>(&a))
     throw failed{std::move(*e)};
   return std::move(std::get<T>(a));
@@ -42,8 +41,8 @@ T take(door::answer<T> a) {
 class command_context {
 public:
   global_options global;
-  std::vector<std::string> command;  ///< what stands after "--"
-  std::function<int()> action;       ///< of the verb that was given
+  std::vector<std::string> command; ///< what stands after "--"
+  std::function<int()> action;      ///< of the verb that was given
 
   engine::directories directories() const;      ///< failed where they cannot be used
   std::unique_ptr<door::client> engine() const; ///< connected; started where it was not

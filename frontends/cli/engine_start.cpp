@@ -29,8 +29,8 @@ std::string find_caissond(const engine::directories& d) {
     if (::access(path.c_str(), X_OK) == 0)
       return path;
   }
-  fail("host_missing", "caissond, the engine's program, is neither beside caisson (" + beside.string() + ") nor in "
-                         + d.programs + "; build or install it");
+  fail("host_missing", "caissond, the engine's program, is neither beside caisson (" + beside.string() + ") nor in " +
+                           d.programs + "; build or install it");
 }
 
 // What the engine says about itself: "R", or "E" and an error. Empty: it ended without a word.
@@ -41,8 +41,8 @@ std::string read_answer(int fd, std::chrono::seconds at_most) {
     pollfd p{fd, POLLIN, 0};
     int ready = left > 0 ? ::poll(&p, 1, static_cast<int>(left)) : 0;
     if (ready == 0)
-      fail("deadline_exceeded", "the engine has not come up within " + std::to_string(at_most.count())
-                                  + " s; see engine.log in the state directory's logs");
+      fail("deadline_exceeded", "the engine has not come up within " + std::to_string(at_most.count()) +
+                                    " s; see engine.log in the state directory's logs");
     char buffer[4096];
     auto n = ready > 0 ? ::read(fd, buffer, sizeof buffer) : -1;
     if (n < 0 && errno == EINTR)
@@ -91,7 +91,7 @@ void start_engine(const engine::directories& d, bool json) {
   }
   int status = 0;
   while (::waitpid(pid, &status, 0) < 0 && errno == EINTR) {
-  }  // ends at once: it goes to the background
+  } // ends at once: it goes to the background
   auto said = read_answer(ends[0], std::chrono::seconds{150});
   ::close(ends[0]);
   if (said == "R")
@@ -99,7 +99,8 @@ void start_engine(const engine::directories& d, bool json) {
   v1::Error why;
   if (said.size() > 1 && said[0] == 'E' && why.ParseFromString(said.substr(1)))
     throw failed{std::move(why)};
-  fail("internal", program + ": it ended before it took commands; the last lines of " + d.logs + "/engine.log say more");
+  fail("internal",
+       program + ": it ended before it took commands; the last lines of " + d.logs + "/engine.log say more");
 }
 
 std::unique_ptr<door::client> command_context::engine() const {
@@ -112,8 +113,8 @@ std::unique_ptr<door::client> command_context::engine() const {
   }
   if (auto connected = door::client::connect(d.socket))
     return take(std::move(*connected));
-  fail("backend_lost", "the engine was started three times and is gone again; the last lines of " + d.logs
-                         + "/engine.log say why");
+  fail("backend_lost",
+       "the engine was started three times and is gone again; the last lines of " + d.logs + "/engine.log say why");
 }
 
 engine::directories command_context::directories() const {

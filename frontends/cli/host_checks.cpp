@@ -42,7 +42,8 @@ host_check vmm() {
   host_check c{.name = "QEMU", .found = !path.empty(), .text = path};
   if (path.empty()) {
     c.text = program + " is not in PATH";
-    c.mend = std::string{"apt-get install "} + (machine() == "aarch64" ? "qemu-system-arm qemu-efi-aarch64" : "qemu-system-x86");
+    c.mend = std::string{"apt-get install "} +
+             (machine() == "aarch64" ? "qemu-system-arm qemu-efi-aarch64" : "qemu-system-x86");
   }
   return c;
 }
@@ -71,7 +72,8 @@ host_check own_program(const engine::directories& d, const char* program) {
   for (const auto& directory : {beside, fs::path{d.programs}})
     if (auto path = directory / program; ::access(path.c_str(), X_OK) == 0)
       return {.name = program, .found = true, .text = path.string()};
-  return {.name = program, .text = "neither in " + beside.string() + " nor in " + d.programs,
+  return {.name = program,
+          .text = "neither in " + beside.string() + " nor in " + d.programs,
           .mend = "build it (cmake --build --preset release) or install Caisson"};
 }
 
@@ -79,7 +81,8 @@ host_check guest(const engine::options& o, const engine::directories& d) {
   auto found = engine::find_guest(machine(), o, d);
   if (auto* files = std::get_if<engine::guest_files>(&found))
     return {.name = "Caisson's guest", .found = true, .text = files->directory};
-  return {.name = "Caisson's guest", .text = std::get<v1::Error>(found).text(),
+  return {.name = "Caisson's guest",
+          .text = std::get<v1::Error>(found).text(),
           .mend = "cmake --build --preset release --target guest_image"};
 }
 
@@ -145,16 +148,26 @@ host_check user() {
   auto id = ::geteuid();
   if (id == 0)
     return {.name = "user", .found = true, .required = false, .text = "root"};
-  return {.name = "user", .found = true, .required = false,
-          .text = "uid " + std::to_string(id)
-                  + ": sandboxes run as this user; only huge pages and cgroup limits need root"};
+  return {.name = "user",
+          .found = true,
+          .required = false,
+          .text = "uid " + std::to_string(id) +
+                  ": sandboxes run as this user; only huge pages and cgroup limits need root"};
 }
 
 } // namespace
 
 std::vector<host_check> check_host(const engine::options& o, const engine::directories& d) {
-  return {user(), state_directory(d), run_directory(d), own_program(d, "caissond"), own_program(d, "caisson-backend-qemu"),
-          vmm(), libvirt_driver(), guest(o, d), kvm(), cgroups()};
+  return {user(),
+          state_directory(d),
+          run_directory(d),
+          own_program(d, "caissond"),
+          own_program(d, "caisson-backend-qemu"),
+          vmm(),
+          libvirt_driver(),
+          guest(o, d),
+          kvm(),
+          cgroups()};
 }
 
 } // namespace caisson::cli

@@ -12,9 +12,9 @@ namespace caisson::cli {
 struct host_check {
   std::string name;
   bool found = false;
-  bool required = true;  ///< false: sandboxes run without it, but slower or with less
-  std::string text;      ///< where it is, or what is missing and why it matters
-  std::string mend;      ///< what to do, with the package that brings it; "" where nothing is to be done
+  bool required = true; ///< false: sandboxes run without it, but slower or with less
+  std::string text;     ///< where it is, or what is missing and why it matters
+  std::string mend;     ///< what to do, with the package that brings it; "" where nothing is to be done
 };
 
 std::vector<host_check> check_host(const engine::options& o, const engine::directories& d);

@@ -7,14 +7,14 @@
 
 namespace caisson::cli {
 
-/// One line on the terminal's stderr for work that takes over a second, erased at its end. Says nothing where stderr is no
-/// terminal, or with json.
+/// One line on the terminal's stderr for work that takes over a second, erased at its end. Says nothing where stderr is
+/// no terminal, or with json.
 class progress {
 public:
   progress(std::string text, bool json);
   ~progress();
   void say(std::string text);
-  void end();  ///< erases the line; nothing is written after it
+  void end(); ///< erases the line; nothing is written after it
 
 private:
   void run();

@@ -24,8 +24,8 @@ using clock = std::chrono::steady_clock;
 class input_side {
 public:
   input_side(door::exec_stream& stream, signal_pipe& signals, const session_options& options)
-    : stream_{stream}, signals_{signals}, options_{options}, stdin_open_{options.stdin_attached},
-      wake_fd_{::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)} {}
+      : stream_{stream}, signals_{signals}, options_{options},
+        stdin_open_{options.stdin_attached}, wake_fd_{::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)} {}
 
   ~input_side() {
     ended_ = true;
@@ -35,7 +35,9 @@ public:
     ::close(wake_fd_);
   }
 
-  void start() { thread_ = std::thread{[this] { run(); }}; }
+  void start() {
+    thread_ = std::thread{[this] { run(); }};
+  }
 
   void process_started() {
     started_ = true;
@@ -133,7 +135,7 @@ private:
       write(in);
       return;
     }
-    if (ended_by_ != 0) {  // hung up already, and still here: the person insists
+    if (ended_by_ != 0) { // hung up already, and still here: the person insists
       stream_.cancel();
       return;
     }
@@ -201,7 +203,7 @@ int run_session(const command_context& context, v1::ExecRequest request, const s
     input_side input{*stream, signals, options};
     input.start();
     v1::ExecOutput out;
-    bool readable = true;  // somebody still takes our output
+    bool readable = true; // somebody still takes our output
     auto pass_on = [&](int fd, std::string_view bytes) {
       if (readable && !write_all(fd, bytes)) {
         readable = false;
@@ -218,13 +220,26 @@ int run_session(const command_context& context, v1::ExecRequest request, const s
         shown.end();
         input.process_started();
         break;
-      case v1::ExecOutput::kStdoutBytes: pass_on(1, out.stdout_bytes()); break;
-      case v1::ExecOutput::kStderrBytes: pass_on(2, out.stderr_bytes()); break;
-      case v1::ExecOutput::kStdinTaken: input.stdin_taken(); break;
-      case v1::ExecOutput::kNotice: notice = out.notice(); break;
-      case v1::ExecOutput::kExited: exited = out.exited(); break;
-      case v1::ExecOutput::kError: failure = out.error(); break;
-      case v1::ExecOutput::OUTPUT_NOT_SET: break;
+      case v1::ExecOutput::kStdoutBytes:
+        pass_on(1, out.stdout_bytes());
+        break;
+      case v1::ExecOutput::kStderrBytes:
+        pass_on(2, out.stderr_bytes());
+        break;
+      case v1::ExecOutput::kStdinTaken:
+        input.stdin_taken();
+        break;
+      case v1::ExecOutput::kNotice:
+        notice = out.notice();
+        break;
+      case v1::ExecOutput::kExited:
+        exited = out.exited();
+        break;
+      case v1::ExecOutput::kError:
+        failure = out.error();
+        break;
+      case v1::ExecOutput::OUTPUT_NOT_SET:
+        break;
       }
     }
     ended_by = input.ended_by();

@@ -61,8 +61,8 @@ std::string show_status(const v1::SandboxStatus& s) {
   line("id", s.id());
   line("state", show_state(s.state()) + (s.stop_reason().empty() ? "" : ": " + escape_guest_text(s.stop_reason())));
   line("created", show_time(s.created_unix_ms()));
-  line("hypervisor", s.hypervisor() + (s.vmm_version().empty() ? "" : ", " + s.vmm_version())
-                       + (s.architecture().empty() ? "" : ", " + s.architecture()));
+  line("hypervisor", s.hypervisor() + (s.vmm_version().empty() ? "" : ", " + s.vmm_version()) +
+                         (s.architecture().empty() ? "" : ", " + s.architecture()));
   if (!s.accelerator().empty())
     line("accelerator", s.accelerator() + (s.accelerator_reason().empty() ? "" : ": " + s.accelerator_reason()));
   const auto& m = s.memory();
@@ -75,10 +75,11 @@ std::string show_status(const v1::SandboxStatus& s) {
   if (m.host_bytes() > 0)
     line("", "the host pays " + show_bytes(m.host_bytes()));
   const auto& v = s.vcpus();
-  line("processors", fmt::format("{} target, {} online, {} plugged, at most {}", v.target(), v.online(), v.plugged(), v.max()));
+  line("processors",
+       fmt::format("{} target, {} online, {} plugged, at most {}", v.target(), v.online(), v.plugged(), v.max()));
   if (running(s)) {
-    line("guest", s.agent_connected() ? "kernel " + escape_guest_text(s.kernel_release(), 80) + ", agent "
-                                          + escape_guest_text(s.agent_version(), 40)
+    line("guest", s.agent_connected() ? "kernel " + escape_guest_text(s.kernel_release(), 80) + ", agent " +
+                                            escape_guest_text(s.agent_version(), 40)
                                       : std::string{"its agent is not connected"});
     line("vmm pid", std::to_string(s.vmm_pid()));
     if (s.boot_ms() > 0)
@@ -97,10 +98,10 @@ std::string show_status(const v1::SandboxStatus& s) {
 std::string show_list(const v1::SandboxList& l) {
   std::vector<std::vector<std::string>> rows{{"NAME", "ID", "STATE", "MEMORY", "GUEST", "CPUS", "VMM", "CREATED"}};
   for (const auto& s : l.sandboxes())
-    rows.push_back({s.name(), s.id(), show_state(s.state()), show_bytes(total(s.memory())),
-                    running(s) ? show_bytes(s.memory().guest_bytes()) : "-",
-                    running(s) ? std::to_string(s.vcpus().online()) : "-",
-                    s.hypervisor() + (s.accelerator().empty() ? "" : "/" + s.accelerator()), show_time(s.created_unix_ms())});
+    rows.push_back(
+        {s.name(), s.id(), show_state(s.state()), show_bytes(total(s.memory())),
+         running(s) ? show_bytes(s.memory().guest_bytes()) : "-", running(s) ? std::to_string(s.vcpus().online()) : "-",
+         s.hypervisor() + (s.accelerator().empty() ? "" : "/" + s.accelerator()), show_time(s.created_unix_ms())});
   return table(rows);
 }
 
@@ -108,9 +109,9 @@ std::string show_operation(const v1::Operation& o) {
   std::string out;
   if (o.memory_asked_bytes() > 0) {
     const auto& m = o.memory();
-    out += fmt::format("memory      asked {}, boot {} + plugged {} = {}, guest {}\n", show_bytes(o.memory_asked_bytes()),
-                       show_bytes(m.boot_bytes()), show_bytes(m.plugged_bytes()), show_bytes(total(m)),
-                       show_bytes(m.guest_bytes()));
+    out += fmt::format("memory      asked {}, boot {} + plugged {} = {}, guest {}\n",
+                       show_bytes(o.memory_asked_bytes()), show_bytes(m.boot_bytes()), show_bytes(m.plugged_bytes()),
+                       show_bytes(total(m)), show_bytes(m.guest_bytes()));
   }
   if (o.vcpus_asked() > 0)
     out += fmt::format("processors  asked {}, plugged {}, online {}\n", o.vcpus_asked(), o.vcpus().plugged(),
@@ -168,7 +169,8 @@ std::string show_event(const v1::Event& e) {
   if (!e.text().empty())
     out += "  " + escape_guest_text(e.text(), 1000);
   if (e.lagged() > 0)
-    out += fmt::format("  {} events were dropped; --from {} gives them", e.lagged(), e.seq() > e.lagged() ? e.seq() - e.lagged() : 1);
+    out += fmt::format("  {} events were dropped; --from {} gives them", e.lagged(),
+                       e.seq() > e.lagged() ? e.seq() - e.lagged() : 1);
   return out;
 }
 

@@ -67,7 +67,7 @@ signal_pipe::signal_pipe() {
   action.sa_flags = SA_RESTART;
   for (std::size_t i = 0; i < taken.size(); ++i) {
     ::sigaction(taken[i], nullptr, &before[i]);
-    if (before[i].sa_handler != SIG_IGN)  // nohup, and jobs in the background of a script
+    if (before[i].sa_handler != SIG_IGN) // nohup, and jobs in the background of a script
       ::sigaction(taken[i], &action, nullptr);
   }
 }

@@ -29,7 +29,7 @@ public:
   signal_pipe();
   ~signal_pipe();
   int fd() const;
-  int next();  ///< a signal's number, 0: none is left
+  int next(); ///< a signal's number, 0: none is left
   signal_pipe(const signal_pipe&) = delete;
 };
 

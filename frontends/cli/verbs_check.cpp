@@ -36,15 +36,16 @@ std::string show_capabilities(const v1::Capabilities& p) {
     return can ? std::string{"yes"} : "no" + (why_not.empty() ? "" : ": " + why_not);
   };
   std::vector<std::vector<std::string>> rows{
-    {"hypervisor", p.backend() + (p.vmm_version().empty() ? "" : ", " + p.vmm_version()) + ", " + p.architecture()},
-    {"accelerator", p.accelerator() + (p.accelerator_reason().empty() ? "" : ": " + p.accelerator_reason())},
-    {"memory by DIMM", p.dimm() ? "yes, blocks of " + show_bytes(p.dimm_block_bytes()) + ", at most "
-                                    + std::to_string(p.dimm_max_slots()) + (p.dimm_unplug() ? "" : "; never taken out again")
-                                : yes(false, p.dimm_why_not())},
-    {"memory by virtio-mem", p.virtio_mem() ? "yes, granules of " + show_bytes(p.virtio_mem_granule_bytes())
-                                            : yes(false, p.virtio_mem_why_not())},
-    {"processors", std::string{p.vcpu_plug() ? "plugged" : "fixed"} + (p.vcpu_unplug() ? " and unplugged" : "")
-                     + " while it runs" + (p.vcpu_unplug_why_not().empty() ? "" : "; " + p.vcpu_unplug_why_not())}};
+      {"hypervisor", p.backend() + (p.vmm_version().empty() ? "" : ", " + p.vmm_version()) + ", " + p.architecture()},
+      {"accelerator", p.accelerator() + (p.accelerator_reason().empty() ? "" : ": " + p.accelerator_reason())},
+      {"memory by DIMM", p.dimm() ? "yes, blocks of " + show_bytes(p.dimm_block_bytes()) + ", at most " +
+                                        std::to_string(p.dimm_max_slots()) +
+                                        (p.dimm_unplug() ? "" : "; never taken out again")
+                                  : yes(false, p.dimm_why_not())},
+      {"memory by virtio-mem", p.virtio_mem() ? "yes, granules of " + show_bytes(p.virtio_mem_granule_bytes())
+                                              : yes(false, p.virtio_mem_why_not())},
+      {"processors", std::string{p.vcpu_plug() ? "plugged" : "fixed"} + (p.vcpu_unplug() ? " and unplugged" : "") +
+                         " while it runs" + (p.vcpu_unplug_why_not().empty() ? "" : "; " + p.vcpu_unplug_why_not())}};
   std::string out;
   for (const auto& row : rows)
     out += "        " + row[0] + std::string(22 - std::min<std::size_t>(row[0].size(), 20), ' ') + row[1] + "\n";
@@ -65,12 +66,17 @@ int check_verb(const command_context& c, const std::string& config) {
       missing += (missing.empty() ? "" : ", ") + check.name;
     }
     auto text = escape_guest_text(check.text);
-    json.push_back({{"name", check.name}, {"found", check.found}, {"required", check.required}, {"text", text},
+    json.push_back({{"name", check.name},
+                    {"found", check.found},
+                    {"required", check.required},
+                    {"text", text},
                     {"mend", check.mend}});
     if (c.global.json)
       continue;
-    write_all(1, std::string{check.found ? "ok      " : check.required ? "MISSING " : "without "} + check.name
-                   + std::string(22 - std::min<std::size_t>(check.name.size(), 21), ' ') + text + "\n");
+    write_all(1, std::string{check.found      ? "ok      "
+                             : check.required ? "MISSING "
+                                              : "without "} +
+                     check.name + std::string(22 - std::min<std::size_t>(check.name.size(), 21), ' ') + text + "\n");
     if (!check.found && !check.mend.empty())
       write_all(1, std::string(30, ' ') + check.mend + "\n");
   }

@@ -30,7 +30,8 @@ void add_events_verb(CLI::App& app, command_context& c) {
   auto from = std::make_shared<std::string>();
   auto follow = std::make_shared<bool>(false);
   auto* verb = app.add_subcommand("events", "Show what has happened (with --json one object a line)");
-  verb->add_option("--from", *from, "First sequence number wanted; all that are kept where it is not given")->type_name("SEQ");
+  verb->add_option("--from", *from, "First sequence number wanted; all that are kept where it is not given")
+      ->type_name("SEQ");
   verb->add_flag("-f,--follow", *follow, "Go on with what happens from now; alone, begin with that");
   verb->callback([&c, from, follow] { c.action = [&c, from, follow] { return events_verb(c, *from, *follow); }; });
 }

@@ -41,16 +41,17 @@ struct exec_options {
 void add_process_options(CLI::App& verb, process_options& p, const char* interactive) {
   verb.add_flag("-i,--interactive", p.interactive, interactive);
   verb.add_flag("-t,--terminal,--tty", p.terminal, "Give CMD a terminal");
-  verb.add_option("-e,--env", p.environment, "Set NAME=VALUE for CMD; may be given again")->type_name("NAME=VALUE")
-    ->allow_extra_args(false);
+  verb.add_option("-e,--env", p.environment, "Set NAME=VALUE for CMD; may be given again")
+      ->type_name("NAME=VALUE")
+      ->allow_extra_args(false);
   verb.add_option("-w,--workdir", p.working_directory, "CMD's working directory")->type_name("DIR");
 }
 
 // Words after "--", or those after the last positional where there is no "--".
 std::vector<std::string> command_of(const command_context& c, const std::vector<std::string>& words) {
   if (!words.empty() && !c.command.empty())
-    fail("invalid_argument", "the words \"" + escape_guest_text(words.front(), 60)
-                               + "\" and what follows -- are both a command; put all of it after --");
+    fail("invalid_argument", "the words \"" + escape_guest_text(words.front(), 60) +
+                                 "\" and what follows -- are both a command; put all of it after --");
   return words.empty() ? c.command : words;
 }
 
@@ -92,8 +93,8 @@ v1::CreateSandbox create_of(const run_options& o) {
   else if (o.memory_method == "virtio-mem")
     create.set_memory_method(v1::MEMORY_METHOD_VIRTIO_MEM);
   else if (!o.memory_method.empty() && o.memory_method != "auto")
-    fail("invalid_argument", "--memory-method: \"" + escape_guest_text(o.memory_method, 60)
-                               + "\" is none; it is auto, dimm or virtio-mem");
+    fail("invalid_argument",
+         "--memory-method: \"" + escape_guest_text(o.memory_method, 60) + "\" is none; it is auto, dimm or virtio-mem");
   for (const auto& a : o.annotations) {
     auto at = a.find('=');
     if (at == std::string::npos || at == 0)
@@ -119,23 +120,27 @@ int run_verb(const command_context& c, const run_options& o) {
   auto command = command_of(c, o.words);
   auto create = create_of(o);
   if (o.detach && !command.empty())
-    fail("invalid_argument", "run: --detach starts a sandbox without a command; give either --detach (and then caisson exec "
-                             "NAME -- CMD), or -- CMD without --detach");
+    fail("invalid_argument",
+         "run: --detach starts a sandbox without a command; give either --detach (and then caisson exec "
+         "NAME -- CMD), or -- CMD without --detach");
   if (o.detach)
     return run_detached(c, create);
   if (command.empty())
-    fail("invalid_argument", "run: what is the sandbox to do? Give a command (caisson run -- cat /proc/meminfo: the sandbox "
-                             "goes when it ends), or --detach for a sandbox that stays");
+    fail("invalid_argument",
+         "run: what is the sandbox to do? Give a command (caisson run -- cat /proc/meminfo: the sandbox "
+         "goes when it ends), or --detach for a sandbox that stays");
   v1::ExecRequest request;
   *request.mutable_start() = start_of(command, o.process);
   *request.mutable_create() = std::move(create);
-  return run_session(c, std::move(request), {.stdin_attached = true, .terminal = o.process.terminal, .owns_sandbox = true});
+  return run_session(c, std::move(request),
+                     {.stdin_attached = true, .terminal = o.process.terminal, .owns_sandbox = true});
 }
 
 int exec_verb(const command_context& c, const exec_options& o) {
   auto command = command_of(c, o.words);
   if (command.empty())
-    fail("invalid_argument", "exec: the command is missing; give it after --, like caisson exec " + o.sandbox + " -- nproc");
+    fail("invalid_argument",
+         "exec: the command is missing; give it after --, like caisson exec " + o.sandbox + " -- nproc");
   v1::ExecRequest request;
   request.set_sandbox(o.sandbox);
   *request.mutable_start() = start_of(command, o.process);
@@ -162,7 +167,8 @@ int console_verb(const command_context& c, const std::string& sandbox) {
 
 void add_run_verbs(CLI::App& app, command_context& c) {
   auto run = std::make_shared<run_options>();
-  auto* verb = app.add_subcommand("run", "Boot a sandbox; run CMD in it and remove it when CMD ends, or leave it (--detach)");
+  auto* verb =
+      app.add_subcommand("run", "Boot a sandbox; run CMD in it and remove it when CMD ends, or leave it (--detach)");
   verb->add_option("-c,--config", run->config, "The configuration.toml to take")->type_name("FILE");
   verb->add_option("-n,--name", run->name, "Its name; one is picked where none is given")->type_name("NAME");
   verb->add_flag("-d,--detach", run->detach, "Return once its agent has answered; it runs until stop or rm");
@@ -171,9 +177,10 @@ void add_run_verbs(CLI::App& app, command_context& c) {
   verb->add_option("--memory-method", run->memory_method, "auto, dimm or virtio-mem")->type_name("METHOD");
   verb->add_option("--hypervisor", run->hypervisor, "Instead of the configuration's")->type_name("NAME");
   verb->add_option("--arch", run->architecture, "Of the guest: x86_64 or aarch64, instead of the configuration's")
-    ->type_name("ARCH");
+      ->type_name("ARCH");
   verb->add_option("--annotation", run->annotations, "An io.katacontainers.config.* annotation; may be given again")
-    ->type_name("KEY=VALUE")->allow_extra_args(false);
+      ->type_name("KEY=VALUE")
+      ->allow_extra_args(false);
   add_process_options(*verb, run->process, "Nothing more: CMD always has this program's standard input");
   verb->add_option("CMD", run->words, "The command, after --");
   verb->callback([&c, run] { c.action = [&c, run] { return run_verb(c, *run); }; });

@@ -40,7 +40,8 @@ int list_verb(const command_context& c) {
 int stop_verb(const command_context& c, const std::vector<std::string>& sandboxes, const std::string& grace) {
   v1::StopSandbox request;
   if (!grace.empty())
-    request.set_grace_ms(static_cast<std::uint32_t>(std::min<std::uint64_t>(number_argument("--grace-ms", grace), 600'000)));
+    request.set_grace_ms(
+        static_cast<std::uint32_t>(std::min<std::uint64_t>(number_argument("--grace-ms", grace), 600'000)));
   auto engine = c.engine();
   for (const auto& sandbox : sandboxes) {
     request.set_sandbox(sandbox);

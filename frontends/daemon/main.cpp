@@ -35,8 +35,8 @@ using std::chrono::seconds;
 
 struct settings {
   std::string state_dir, run_dir;
-  unsigned idle_exit_s = 0;  // 0: never
-  int ready_fd = -1;         // of a starter that waits to be told
+  unsigned idle_exit_s = 0; // 0: never
+  int ready_fd = -1;        // of a starter that waits to be told
 };
 
 int wake_fd = -1;
@@ -124,8 +124,8 @@ void serve(engine::service& service, door::server& door, orphans& swept, start_l
            const settings& s, const std::function<void(std::string_view)>& log) {
   auto idle = seconds{s.idle_exit_s};
   auto unused = [&] {
-    return s.idle_exit_s > 0 && door.active_calls() == 0 && service.sandbox_count() == 0
-           && clock::now() - door.last_activity() >= idle;
+    return s.idle_exit_s > 0 && door.active_calls() == 0 && service.sandbox_count() == 0 &&
+           clock::now() - door.last_activity() >= idle;
   };
   while (!asked_to_end) {
     swept.sweep();
@@ -168,8 +168,9 @@ int run(const settings& s) {
     return told.failed(why);
   if (is_served(directories.socket)) {
     if (s.ready_fd < 0)
-      return told.failed(door::make_error("busy", "state directory " + directories.state
-                                                    + ": another engine has it already; every command may use that one"));
+      return told.failed(
+          door::make_error("busy", "state directory " + directories.state +
+                                       ": another engine has it already; every command may use that one"));
     told.ready();
     return 0;
   }
@@ -190,7 +191,11 @@ int run(const settings& s) {
   swept.look();
   auto started = door::server::start(service, {.socket = directories.socket,
                                                .log = log,
-                                               .on_shut_down = [] { asked_to_end = true; wake(); },
+                                               .on_shut_down =
+                                                   [] {
+                                                     asked_to_end = true;
+                                                     wake();
+                                                   },
                                                .on_idle = [] { wake(); }});
   if (auto* failure = std::get_if<v1::Error>(&started))
     return told.failed(*failure);
@@ -212,7 +217,8 @@ int main(int argc, char** argv) {
   app.add_option("--state-dir", s.state_dir, "Where sandboxes are remembered");
   app.add_option("--run-dir", s.run_dir, "Where sockets are made; on a tmpfs");
   app.add_option("--idle-exit-s", s.idle_exit_s, "End so many seconds after the last sandbox and call; 0: never");
-  app.add_option("--ready-fd", s.ready_fd, "Go to the background and tell this descriptor when commands are taken")->group("");
+  app.add_option("--ready-fd", s.ready_fd, "Go to the background and tell this descriptor when commands are taken")
+      ->group("");
   app.set_version_flag("--version", CAISSON_VERSION);
   try {
     app.parse(argc, argv);

@@ -9,11 +9,11 @@ namespace caisson::daemon {
 struct orphans::state {
   std::mutex mutex;
   std::set<std::string> left;
-  std::set<std::string> asked;  // of those, being removed
+  std::set<std::string> asked; // of those, being removed
 };
 
 orphans::orphans(engine::service& service, std::function<void(std::string_view)> log)
-  : service_{service}, log_{std::move(log)}, state_{std::make_shared<state>()} {}
+    : service_{service}, log_{std::move(log)}, state_{std::make_shared<state>()} {}
 
 void orphans::look() {
   auto listed = std::make_shared<std::promise<void>>();

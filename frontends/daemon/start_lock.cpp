@@ -49,8 +49,8 @@ bool start_lock::take(const std::string& run_directory, unsigned seconds, v1::Er
   ::sigaction(SIGALRM, &before, nullptr);
   if (result == 0)
     return true;
-  why = make_error("busy", path + ": another engine of this run directory has been starting or ending for "
-                             + std::to_string(seconds) + " s; see its log, or end its process (caissond)");
+  why = make_error("busy", path + ": another engine of this run directory has been starting or ending for " +
+                               std::to_string(seconds) + " s; see its log, or end its process (caissond)");
   release();
   return false;
 }

@@ -21,15 +21,16 @@ namespace {
 using std::chrono::minutes;
 using std::chrono::seconds;
 
-// The first call of a connection, one that only looks at what the engine knows, and one that waits for a VM. The engine's
-// own deadlines are shorter.
+// The first call of a connection, one that only looks at what the engine knows, and one that waits for a VM. The
+// engine's own deadlines are shorter.
 constexpr seconds greeting{30};
 constexpr seconds look{60};
 constexpr minutes work{20};
 
 class grpc_exec final : public exec_stream {
 public:
-  grpc_exec(v1::Sandboxes::Stub& stub, std::string socket) : socket_{std::move(socket)}, stream_{stub.Exec(&context_)} {}
+  grpc_exec(v1::Sandboxes::Stub& stub, std::string socket)
+      : socket_{std::move(socket)}, stream_{stub.Exec(&context_)} {}
 
   bool write(const v1::ExecInput& in) override { return stream_->Write(in); }
   bool read(v1::ExecOutput& out) override { return stream_->Read(&out); }
@@ -50,8 +51,8 @@ private:
 class grpc_client final : public client {
 public:
   grpc_client(std::string socket, std::shared_ptr<grpc::Channel> channel)
-    : socket_{std::move(socket)}, channel_{std::move(channel)}, sandboxes_{channel_}, operations_{channel_}, events_{channel_},
-      engine_{channel_} {}
+      : socket_{std::move(socket)}, channel_{std::move(channel)}, sandboxes_{channel_},
+        operations_{channel_}, events_{channel_}, engine_{channel_} {}
 
   const v1::EngineStatus& engine() const override { return greeting_; }
 
@@ -99,7 +100,9 @@ public:
   answer<v1::ConsoleText> console(const v1::ConsoleRequest& m) override {
     return call(sandboxes_, &v1::Sandboxes::Stub::Console, m, look);
   }
-  answer<v1::EngineStatus> status(const v1::GetEngine& m) override { return call(engine_, &v1::Engine::Stub::Get, m, look); }
+  answer<v1::EngineStatus> status(const v1::GetEngine& m) override {
+    return call(engine_, &v1::Engine::Stub::Get, m, look);
+  }
   answer<v1::Capabilities> describe(const v1::DescribeHost& m) override {
     return call(engine_, &v1::Engine::Stub::Describe, m, work);
   }
@@ -153,8 +156,9 @@ int open_socket(const std::string& path, v1::Error& why) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   if (path.size() >= sizeof address.sun_path) {
-    why = make_error("configuration", "socket " + path + ": " + std::to_string(path.size())
-                                        + " bytes are too long for a socket's path (at most 107); give a shorter --run-dir");
+    why = make_error("configuration",
+                     "socket " + path + ": " + std::to_string(path.size()) +
+                         " bytes are too long for a socket's path (at most 107); give a shorter --run-dir");
     return -2;
   }
   std::memcpy(address.sun_path, path.data(), path.size());
@@ -169,19 +173,20 @@ int open_socket(const std::string& path, v1::Error& why) {
     if (error == ENOENT || error == ECONNREFUSED)
       return -1;
     why = make_error(error == EACCES || error == EPERM ? "host_denied" : "host_io",
-                     "socket " + path + ": " + std::strerror(error) + "; it belongs to the engine of this state directory: "
-                       "use the user that started it, or another --state-dir");
+                     "socket " + path + ": " + std::strerror(error) +
+                         "; it belongs to the engine of this state directory: "
+                         "use the user that started it, or another --state-dir");
     return -2;
   }
   ucred peer{};
   socklen_t size = sizeof peer;
   if (::getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0 || (peer.uid != ::geteuid() && peer.uid != 0)) {
     ::close(fd);
-    why = make_error("host_denied", "socket " + path + ": its listener runs as user " + std::to_string(peer.uid)
-                                      + ", which is neither you nor root; it is not trusted");
+    why = make_error("host_denied", "socket " + path + ": its listener runs as user " + std::to_string(peer.uid) +
+                                        ", which is neither you nor root; it is not trusted");
     return -2;
   }
-  ::fcntl(fd, F_SETFL, ::fcntl(fd, F_GETFL) | O_NONBLOCK);  // as gRPC wants it
+  ::fcntl(fd, F_SETFL, ::fcntl(fd, F_GETFL) | O_NONBLOCK); // as gRPC wants it
   return fd;
 }
 
@@ -202,7 +207,7 @@ std::optional<answer<std::unique_ptr<client>>> client::connect(const std::string
   arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
   auto made = std::make_unique<grpc_client>(socket, grpc::CreateCustomInsecureChannelFromFd("engine", fd, arguments));
   if (auto e = made->greet()) {
-    if (e->code() == "backend_lost")  // it ended just now
+    if (e->code() == "backend_lost") // it ended just now
       return std::nullopt;
     return answer<std::unique_ptr<client>>{std::move(*e)};
   }

@@ -21,20 +21,20 @@ template <class T> using answer = std::variant<T, v1::Error>;
 class exec_stream {
 public:
   virtual ~exec_stream() = default;
-  virtual bool write(const v1::ExecInput& in) = 0;  ///< false: the stream has ended
-  virtual bool read(v1::ExecOutput& out) = 0;       ///< false: it has ended, finish() says how
-  virtual std::optional<v1::Error> finish() = 0;    ///< after read() was false; once
+  virtual bool write(const v1::ExecInput& in) = 0; ///< false: the stream has ended
+  virtual bool read(v1::ExecOutput& out) = 0;      ///< false: it has ended, finish() says how
+  virtual std::optional<v1::Error> finish() = 0;   ///< after read() was false; once
   virtual void cancel() = 0;
 };
 
 class client {
 public:
-  /// Connects to an engine's socket and asks it who it is. nullopt: nobody listens there. Error: it does not answer, or the
-  /// socket is not one that we may trust.
+  /// Connects to an engine's socket and asks it who it is. nullopt: nobody listens there. Error: it does not answer, or
+  /// the socket is not one that we may trust.
   static std::optional<answer<std::unique_ptr<client>>> connect(const std::string& socket);
 
   virtual ~client() = default;
-  virtual const v1::EngineStatus& engine() const = 0;  ///< as it was at connect()
+  virtual const v1::EngineStatus& engine() const = 0; ///< as it was at connect()
 
   virtual answer<v1::SandboxStatus> create(const v1::CreateSandbox&) = 0;
   virtual answer<v1::SandboxStatus> get(const v1::GetSandbox&) = 0;
@@ -55,7 +55,8 @@ public:
   virtual std::unique_ptr<exec_stream> exec() = 0;
 
   /// Runs until the engine ends the stream or `on_event` answers false.
-  virtual std::optional<v1::Error> watch(const v1::WatchEvents&, const std::function<bool(const v1::Event&)>& on_event) = 0;
+  virtual std::optional<v1::Error> watch(const v1::WatchEvents&,
+                                         const std::function<bool(const v1::Event&)>& on_event) = 0;
 };
 
 } // namespace caisson::door

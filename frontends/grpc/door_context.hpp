@@ -78,10 +78,12 @@ private:
 };
 
 /// Removes a sandbox whose owner is gone; `then` runs once with the reason where it could not be removed, "" else.
-void remove_orphan(const std::shared_ptr<door_context>& door, std::string sandbox, std::function<void(std::string)> then);
+void remove_orphan(const std::shared_ptr<door_context>& door, std::string sandbox,
+                   std::function<void(std::string)> then);
 
 grpc::ServerBidiReactor<v1::ExecInput, v1::ExecOutput>* make_exec_call(std::shared_ptr<door_context> door,
                                                                        grpc::CallbackServerContext& context);
-grpc::ServerWriteReactor<v1::Event>* make_watch_call(std::shared_ptr<door_context> door, const v1::WatchEvents& request);
+grpc::ServerWriteReactor<v1::Event>* make_watch_call(std::shared_ptr<door_context> door,
+                                                     const v1::WatchEvents& request);
 
 } // namespace caisson::door

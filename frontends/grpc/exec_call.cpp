@@ -24,7 +24,8 @@ grpc::ServerBidiReactor<v1::ExecInput, v1::ExecOutput>* make_exec_call(std::shar
   return exec_call::start(std::move(door), context);
 }
 
-void remove_orphan(const std::shared_ptr<door_context>& door, std::string sandbox, std::function<void(std::string)> then) {
+void remove_orphan(const std::shared_ptr<door_context>& door, std::string sandbox,
+                   std::function<void(std::string)> then) {
   v1::RemoveSandbox request;
   request.set_sandbox(sandbox);
   request.set_force(true);
@@ -47,7 +48,7 @@ exec_call* exec_call::start(std::shared_ptr<door_context> door, grpc::CallbackSe
 }
 
 exec_call::exec_call(std::shared_ptr<door_context> door, grpc::CallbackServerContext& context)
-  : running_{door}, door_{std::move(door)}, context_{context} {}
+    : running_{door}, door_{std::move(door)}, context_{context} {}
 
 void exec_call::OnReadDone(bool ok) {
   if (!ok) {
@@ -57,12 +58,16 @@ void exec_call::OnReadDone(bool ok) {
   if (!begun_ && in_.input_case() != v1::ExecInput::kStart && in_.input_case() != v1::ExecInput::kHangUp)
     end_with(make_error("invalid_argument", "exec: the stream does not begin with a start message"));
   switch (in_.input_case()) {
-  case v1::ExecInput::kStart: begin(std::move(*in_.mutable_start())); break;
+  case v1::ExecInput::kStart:
+    begin(std::move(*in_.mutable_start()));
+    break;
   case v1::ExecInput::kStdinBytes:
     if (!take_stdin(std::move(*in_.mutable_stdin_bytes())))
-      return;  // read on when the piece before has been taken
+      return; // read on when the piece before has been taken
     break;
-  case v1::ExecInput::kStdinClosed: close_stdin(); break;
+  case v1::ExecInput::kStdinClosed:
+    close_stdin();
+    break;
   case v1::ExecInput::kResize:
     if (auto s = session())
       s->resize(in_.resize().rows(), in_.resize().columns());
@@ -71,8 +76,11 @@ void exec_call::OnReadDone(bool ok) {
     if (auto s = session())
       s->signal(in_.signal());
     break;
-  case v1::ExecInput::kHangUp: hang_up(); break;
-  case v1::ExecInput::INPUT_NOT_SET: break;
+  case v1::ExecInput::kHangUp:
+    hang_up();
+    break;
+  case v1::ExecInput::INPUT_NOT_SET:
+    break;
   }
   std::lock_guard hold{mutex_};
   if (!finished_)
@@ -82,8 +90,9 @@ void exec_call::OnReadDone(bool ok) {
 void exec_call::begin(v1::ExecRequest request) {
   bool twice = begun_.exchange(true);
   if (twice || (request.has_create() && !request.sandbox().empty())) {
-    end_with(make_error("invalid_argument", twice ? "exec: the stream has a second start message; one stream is one process"
-                                                  : "exec: sandbox and create are both given; give one of them"));
+    end_with(
+        make_error("invalid_argument", twice ? "exec: the stream has a second start message; one stream is one process"
+                                             : "exec: sandbox and create are both given; give one of them"));
     return;
   }
   if (!request.has_create()) {
@@ -192,8 +201,8 @@ void exec_call::launch(v1::ExecRequest request) {
 
 bool exec_call::take_stdin(std::string bytes) {
   if (bytes.size() > most_stdin_bytes) {
-    end_with(make_error("invalid_argument", "exec: " + std::to_string(bytes.size())
-                                              + " bytes of standard input in one message; at most 32768 are taken"));
+    end_with(make_error("invalid_argument", "exec: " + std::to_string(bytes.size()) +
+                                                " bytes of standard input in one message; at most 32768 are taken"));
     return true;
   }
   std::shared_ptr<engine::exec_session> s;
@@ -274,7 +283,7 @@ void exec_call::hang_up() {
     hung_up_ = true;
     abort = name_to_abort_;
     if (begun_ && !session_ && owned_.empty() && abort.empty())
-      return;  // being created under a name that may be another's: created() ends it
+      return; // being created under a name that may be another's: created() ends it
   }
   if (!abort.empty()) {
     // Ends the boot; the answer of the create then ends the stream.
@@ -290,7 +299,8 @@ void exec_call::end_with(v1::Error e) {
   end(std::move(last), std::move(e));
 }
 
-// Comes from the process, from the client's going or from a misuse, whichever is first. What the stream owns goes first.
+// Comes from the process, from the client's going or from a misuse, whichever is first. What the stream owns goes
+// first.
 void exec_call::end(v1::ExecOutput last, std::optional<v1::Error> failure) {
   std::string owned;
   std::shared_ptr<engine::exec_session> s;

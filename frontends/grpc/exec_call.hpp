@@ -2,9 +2,9 @@
 
 /// One Exec stream on the server: a process and, where the stream makes it, the sandbox that goes with it.
 ///
-/// Back pressure both ways: one piece of standard input is with the guest at a time, and the next is read from the client
-/// only when it has been taken; the guest gets credit for output when gRPC has taken it for the client. However the stream
-/// ends (process, client killed, server stopped), the process is hung up and an owned sandbox removed.
+/// Back pressure both ways: one piece of standard input is with the guest at a time, and the next is read from the
+/// client only when it has been taken; the guest gets credit for output when gRPC has taken it for the client. However
+/// the stream ends (process, client killed, server stopped), the process is hung up and an owned sandbox removed.
 
 #include <deque>
 #include <memory>
@@ -34,7 +34,7 @@ private:
   void begin(v1::ExecRequest request);
   void created(engine::outcome<v1::SandboxStatus> outcome, v1::ExecRequest request);
   void launch(v1::ExecRequest request);
-  bool take_stdin(std::string bytes);  // false: nothing may be read until stdin_taken()
+  bool take_stdin(std::string bytes); // false: nothing may be read until stdin_taken()
   void give_stdin(engine::exec_session& s, std::string bytes);
   void stdin_taken();
   void read_on();
@@ -53,24 +53,24 @@ private:
 
   activity running_;
   std::shared_ptr<door_context> door_;
-  grpc::CallbackServerContext& context_;  // valid until finished_
-  v1::ExecInput in_;                      // of the read that is under way
+  grpc::CallbackServerContext& context_; // valid until finished_
+  v1::ExecInput in_;                     // of the read that is under way
   std::atomic<bool> begun_ = false;
 
-  std::mutex mutex_;  // everything below; never held while the engine is called
+  std::mutex mutex_; // everything below; never held while the engine is called
   std::shared_ptr<engine::exec_session> session_;
-  std::deque<v1::ExecOutput> waiting_;    // bounded by the credit that the guest has
-  v1::ExecOutput current_;                // of the write that is under way
-  std::size_t owed_stdout_ = 0, owed_stderr_ = 0;  // written before exec() had returned its session
+  std::deque<v1::ExecOutput> waiting_;            // bounded by the credit that the guest has
+  v1::ExecOutput current_;                        // of the write that is under way
+  std::size_t owed_stdout_ = 0, owed_stderr_ = 0; // written before exec() had returned its session
   std::optional<std::string> stdin_waiting_;
-  std::string owned_;          // id of the stream's sandbox
-  std::string name_to_abort_;  // of a sandbox that is being created under a name of our choice
+  std::string owned_;         // id of the stream's sandbox
+  std::string name_to_abort_; // of a sandbox that is being created under a name of our choice
   std::optional<v1::Error> failure_;
   bool stdin_busy_ = false, stdin_closed_ = false;
   bool writing_ = false, hung_up_ = false, cancelled_ = false;
-  bool ending_ = false;        // the last message is known
-  bool flushed_ends_ = false;  // it is in the queue: nothing follows
-  bool finished_ = false;      // Finish() was called
+  bool ending_ = false;       // the last message is known
+  bool flushed_ends_ = false; // it is in the queue: nothing follows
+  bool finished_ = false;     // Finish() was called
   std::shared_ptr<exec_call> self_;
 };
 

@@ -22,19 +22,19 @@ namespace {
 using grpc::CallbackServerContext;
 using grpc::ServerUnaryReactor;
 
-// One plain call: the service's completion finishes it, or the client's going does. What comes after that goes to `late`.
-template <class Response>
-class unary_call final : public ServerUnaryReactor {
+// One plain call: the service's completion finishes it, or the client's going does. What comes after that goes to
+// `late`.
+template <class Response> class unary_call final : public ServerUnaryReactor {
 public:
   using late_answer = std::function<void(const Response&)>;
 
   unary_call(std::shared_ptr<door_context> door, CallbackServerContext& context, Response& out, late_answer late)
-    : door_{std::move(door)}, context_{context}, out_{out}, late_{std::move(late)} {}
+      : door_{std::move(door)}, context_{context}, out_{out}, late_{std::move(late)} {}
 
   template <class Request>
-  static ServerUnaryReactor* start(const std::shared_ptr<door_context>& door, CallbackServerContext* context,
-                                   const Request* in, Response* out,
-                                   void (engine::service::*verb)(Request, engine::done<Response>), late_answer late = {}) {
+  static ServerUnaryReactor*
+  start(const std::shared_ptr<door_context>& door, CallbackServerContext* context, const Request* in, Response* out,
+        void (engine::service::*verb)(Request, engine::done<Response>), late_answer late = {}) {
     auto self = std::make_shared<unary_call>(door, *context, *out, std::move(late));
     self->self_ = self;
     auto running = std::make_shared<activity>(door);
@@ -192,7 +192,7 @@ private:
 class grpc_server final : public server {
 public:
   explicit grpc_server(std::shared_ptr<door_context> d)
-    : door_{std::move(d)}, sandboxes_{door_}, operations_{door_}, events_{door_}, engine_{door_} {}
+      : door_{std::move(d)}, sandboxes_{door_}, operations_{door_}, events_{door_}, engine_{door_} {}
 
   ~grpc_server() override { stop(std::chrono::milliseconds{0}); }
 
@@ -241,8 +241,9 @@ std::variant<std::unique_ptr<server>, v1::Error> server::start(engine::service& 
   auto socket = options.socket;
   auto made = std::make_unique<grpc_server>(std::make_shared<door_context>(service, std::move(options)));
   if (!made->listen())
-    return make_error("host_io", "socket " + socket + ": the local door cannot listen there; its directory has to exist, be "
-                                   "writable for this user, and the path has to stay under 108 bytes");
+    return make_error("host_io", "socket " + socket +
+                                     ": the local door cannot listen there; its directory has to exist, be "
+                                     "writable for this user, and the path has to stay under 108 bytes");
   if (::chmod(socket.c_str(), 0600) != 0)
     return make_error("host_io", "socket " + socket + ": its mode cannot be set to 0600: " + std::strerror(errno));
   return made;

@@ -9,8 +9,8 @@ inline std::string socket_uri(const std::string& path) {
   constexpr char hex[] = "0123456789ABCDEF";
   std::string out = "unix:";
   for (unsigned char c : path) {
-    bool plain = (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || c == '/' || c == '-' || c == '_'
-                 || c == '.' || c == '~';
+    bool plain = (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || c == '/' || c == '-' ||
+                 c == '_' || c == '.' || c == '~';
     if (plain) {
       out += static_cast<char>(c);
     } else {

@@ -18,11 +18,11 @@ public:
     self->self_ = self;
     auto* raw = self.get();
     raw->subscription_ = door->service.watch(
-      request, [self](const v1::Event& e) { self->take(e); },
-      [self, follow = request.follow()] {
-        if (!follow)
-          self->end();
-      });
+        request, [self](const v1::Event& e) { self->take(e); },
+        [self, follow = request.follow()] {
+          if (!follow)
+            self->end();
+        });
     return raw;
   }
 
@@ -103,7 +103,8 @@ private:
 
 } // namespace
 
-grpc::ServerWriteReactor<v1::Event>* make_watch_call(std::shared_ptr<door_context> door, const v1::WatchEvents& request) {
+grpc::ServerWriteReactor<v1::Event>* make_watch_call(std::shared_ptr<door_context> door,
+                                                     const v1::WatchEvents& request) {
   return watch_call::start(door, request);
 }
 

@@ -34,10 +34,10 @@ protected:
     directory_ = ::mkdtemp(name);
     std::filesystem::create_directory(directory_ + "/run");
     std::filesystem::permissions(directory_ + "/run", std::filesystem::perms::owner_all);
-    auto started = door::server::start(service_, {.socket = directory_ + "/run/engine.sock",
-                                                 .log = [this](std::string_view line) {
-                                                   service_.note("log " + std::string{line});
-                                                 }});
+    auto started =
+        door::server::start(service_, {.socket = directory_ + "/run/engine.sock", .log = [this](std::string_view line) {
+                                         service_.note("log " + std::string{line});
+                                       }});
     ASSERT_EQ(started.index(), 0u) << std::get<1>(started).text();
     server_ = std::move(std::get<0>(started));
   }
@@ -48,7 +48,8 @@ protected:
   }
 
   std::vector<std::string> words(std::vector<std::string> more) const {
-    std::vector<std::string> all{CAISSON_PROGRAM, "--state-dir", directory_ + "/state", "--run-dir", directory_ + "/run"};
+    std::vector<std::string> all{CAISSON_PROGRAM, "--state-dir", directory_ + "/state", "--run-dir",
+                                 directory_ + "/run"};
     all.insert(all.end(), more.begin(), more.end());
     return all;
   }
@@ -67,25 +68,25 @@ TEST_F(cli_test, usage_errors_are_status_2_and_say_what_is_expected) {
     std::vector<std::string> words;
     std::string says;
   } cases[] = {
-    {{}, "subcommand"},
-    {{"lst"}, "did you mean \"list\""},
-    {{"status"}, "SANDBOX is required"},
-    {{"status", "a", "--nonsense"}, "--nonsense"},
-    {{"run"}, "--detach for a sandbox that stays"},
-    {{"run", "--detach", "--", "true"}, "either --detach"},
-    {{"exec", "a"}, "the command is missing"},
-    {{"resize", "a"}, "give --memory SIZE"},
-    {{"resize", "a", "--memory", "0"}, "above zero"},
-    {{"resize", "a", "--memory", "-1G"}, "it is negative"},
-    {{"resize", "a", "--memory", "3X"}, "its unit is unknown"},
-    {{"resize", "a", "--memory", "99999999999G"}, "16 EiB"},
-    {{"resize", "a", "--cpus", "0"}, "no processor at all"},
-    {{"resize", "a", "--cpus", "-2"}, "negative"},
-    {{"resize", "a", "--cpus", "two"}, "not a whole number"},
-    {{"resize", "a", "--cpus", "99999999999999999999"}, "more than any VMM takes"},
-    {{"run", "--memory-method", "magic", "--", "true"}, "auto, dimm or virtio-mem"},
-    {{"run", "--annotation", "x", "--", "true"}, "KEY=VALUE"},
-    {{"events", "--from", "x"}, "not a whole number"},
+      {{}, "subcommand"},
+      {{"lst"}, "did you mean \"list\""},
+      {{"status"}, "SANDBOX is required"},
+      {{"status", "a", "--nonsense"}, "--nonsense"},
+      {{"run"}, "--detach for a sandbox that stays"},
+      {{"run", "--detach", "--", "true"}, "either --detach"},
+      {{"exec", "a"}, "the command is missing"},
+      {{"resize", "a"}, "give --memory SIZE"},
+      {{"resize", "a", "--memory", "0"}, "above zero"},
+      {{"resize", "a", "--memory", "-1G"}, "it is negative"},
+      {{"resize", "a", "--memory", "3X"}, "its unit is unknown"},
+      {{"resize", "a", "--memory", "99999999999G"}, "16 EiB"},
+      {{"resize", "a", "--cpus", "0"}, "no processor at all"},
+      {{"resize", "a", "--cpus", "-2"}, "negative"},
+      {{"resize", "a", "--cpus", "two"}, "not a whole number"},
+      {{"resize", "a", "--cpus", "99999999999999999999"}, "more than any VMM takes"},
+      {{"run", "--memory-method", "magic", "--", "true"}, "auto, dimm or virtio-mem"},
+      {{"run", "--annotation", "x", "--", "true"}, "KEY=VALUE"},
+      {{"events", "--from", "x"}, "not a whole number"},
   };
   for (auto& c : cases) {
     auto got = caisson(c.words);
@@ -97,10 +98,10 @@ TEST_F(cli_test, usage_errors_are_status_2_and_say_what_is_expected) {
 }
 
 TEST_F(cli_test, global_options_stand_before_or_after_the_verb) {
-  auto before = run_program({CAISSON_PROGRAM, "--json", "--run-dir", directory_ + "/run", "--state-dir",
-                             directory_ + "/state", "list"});
-  auto after = run_program({CAISSON_PROGRAM, "list", "--run-dir", directory_ + "/run", "--json", "--state-dir",
-                            directory_ + "/state"});
+  auto before = run_program(
+      {CAISSON_PROGRAM, "--json", "--run-dir", directory_ + "/run", "--state-dir", directory_ + "/state", "list"});
+  auto after = run_program(
+      {CAISSON_PROGRAM, "list", "--run-dir", directory_ + "/run", "--json", "--state-dir", directory_ + "/state"});
   EXPECT_EQ(before.status, 0) << before.err;
   EXPECT_EQ(after.status, 0) << after.err;
   EXPECT_EQ(before.out, after.out);
@@ -217,8 +218,8 @@ TEST_F(cli_test, a_terminal_is_raw_meanwhile_follows_its_size_and_comes_back) {
 
 TEST_F(cli_test, a_reader_that_goes_ends_the_command) {
   auto piped = run_program({"/bin/sh", "-c",
-                            "'" CAISSON_PROGRAM "' --state-dir '" + directory_ + "/state' --run-dir '" + directory_
-                              + "/run' exec a -- flood 1000000000 | head -c 10; echo \" rest\""});
+                            "'" CAISSON_PROGRAM "' --state-dir '" + directory_ + "/state' --run-dir '" + directory_ +
+                                "/run' exec a -- flood 1000000000 | head -c 10; echo \" rest\""});
   EXPECT_EQ(piped.out, "xxxxxxxxxx rest\n");
   EXPECT_EQ(piped.err, "");
 }
@@ -273,7 +274,8 @@ TEST_F(cli_test, resize_waits_for_the_end_and_shows_the_figures) {
   auto got = caisson({"resize", "a", "--memory", "3G", "--cpus", "4"});
   EXPECT_EQ(got.status, 0) << got.err;
   EXPECT_TRUE(service_.noted("resize a 3221225472 4"));
-  EXPECT_NE(got.out.find("asked 3 GiB, boot 2 GiB + plugged 1 GiB = 3 GiB, guest 2944 MiB"), std::string::npos) << got.out;
+  EXPECT_NE(got.out.find("asked 3 GiB, boot 2 GiB + plugged 1 GiB = 3 GiB, guest 2944 MiB"), std::string::npos)
+      << got.out;
   EXPECT_NE(got.out.find("converged"), std::string::npos);
 
   service_.waits = {v1::OPERATION_STATE_PARTLY};
@@ -330,8 +332,8 @@ TEST(documents, every_command_stands_in_the_manual_and_in_the_completions) {
     if (line.starts_with("  ") && line[2] != ' ')
       verbs.push_back(line.substr(2, line.find(' ', 2) - 2));
   EXPECT_GT(verbs.size(), 10u);
-  for (const char* file : {"docs/caisson.1", "frontends/cli/completions/caisson.bash", "frontends/cli/completions/_caisson",
-                           "frontends/cli/completions/caisson.fish"}) {
+  for (const char* file : {"docs/caisson.1", "frontends/cli/completions/caisson.bash",
+                           "frontends/cli/completions/_caisson", "frontends/cli/completions/caisson.fish"}) {
     std::ifstream in{std::string{CAISSON_SOURCE_DIRECTORY "/"} + file};
     std::string text{std::istreambuf_iterator<char>{in}, {}};
     for (const auto& verb : verbs)

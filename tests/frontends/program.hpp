@@ -10,7 +10,7 @@
 namespace caisson::test {
 
 struct program_result {
-  int status = -1;  ///< exit status, 128+n for a signal, -1 where it had to be killed for taking too long
+  int status = -1; ///< exit status, 128+n for a signal, -1 where it had to be killed for taking too long
   std::string out, err;
 };
 
@@ -29,11 +29,11 @@ public:
 
 private:
   void send_some();
-  bool read_some(int timeout_ms);  // false: both ends are closed
+  bool read_some(int timeout_ms); // false: both ends are closed
 
   pid_t pid_ = -1;
   int in_ = -1, out_ = -1, err_ = -1;
-  std::string pending_;  // of standard input
+  std::string pending_; // of standard input
   bool close_when_sent_ = false;
   program_result result_;
 };

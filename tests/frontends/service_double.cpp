@@ -17,7 +17,7 @@ v1::Error some_error(std::string code, std::string text, int exit_code) {
 // ---- process_double ----
 
 process_double::process_double(service_double& owner, v1::ExecStart start, engine::exec_events events)
-  : owner_{owner}, start_{std::move(start)}, events_{std::move(events)} {}
+    : owner_{owner}, start_{std::move(start)}, events_{std::move(events)} {}
 
 process_double::~process_double() {
   if (!ended_)

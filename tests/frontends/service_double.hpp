@@ -1,7 +1,7 @@
 #pragma once
 
-// A double of the engine's service: answers from a small table, keeps what it was asked. Programs that it "runs" are chosen by
-// argv[0]: cat, args, exit N, flood BYTES, hold, deaf (never takes its standard input), missing.
+// A double of the engine's service: answers from a small table, keeps what it was asked. Programs that it "runs" are
+// chosen by argv[0]: cat, args, exit N, flood BYTES, hold, deaf (never takes its standard input), missing.
 
 #include <condition_variable>
 #include <map>
@@ -53,11 +53,11 @@ public:
   /// Waits until so much was flooded, at most so long.
   bool wait_flooded(std::size_t bytes, int at_most_ms);
 
-  v1::Error* create_error = nullptr;        ///< answered by create
-  bool hold_create = false;                 ///< create waits for release_create()
+  v1::Error* create_error = nullptr; ///< answered by create
+  bool hold_create = false;          ///< create waits for release_create()
   void release_create();
-  std::vector<v1::OperationState> waits;    ///< what wait_operation answers, one after another
-  std::vector<v1::Event> old_events;            ///< old ones
+  std::vector<v1::OperationState> waits; ///< what wait_operation answers, one after another
+  std::vector<v1::Event> old_events;     ///< old ones
 
   void create(v1::CreateSandbox, engine::done<v1::SandboxStatus>) override;
   void get(v1::GetSandbox, engine::done<v1::SandboxStatus>) override;

@@ -1,5 +1,5 @@
-// The command line on a real sandbox: QEMU, libvirt, Caisson's guest. One sandbox, booted once, is used by all; what they do to
-// it goes on from one to the next in the order in which they stand here.
+// The command line on a real sandbox: QEMU, libvirt, Caisson's guest. One sandbox, booted once, is used by all; what
+// they do to it goes on from one to the next in the order in which they stand here.
 
 #include <gtest/gtest.h>
 
@@ -9,8 +9,8 @@
 
 #include <nlohmann/json.hpp>
 
-#include <csignal>
 #include <chrono>
+#include <csignal>
 #include <filesystem>
 #include <fstream>
 
@@ -24,7 +24,7 @@ namespace fs = std::filesystem;
 using nlohmann::json;
 
 constexpr std::uint64_t mib = 1 << 20;
-constexpr int boot_s = 240;  // under TCG, beside other work
+constexpr int boot_s = 240; // under TCG, beside other work
 
 class real_sandbox : public ::testing::Test {
 protected:
@@ -71,7 +71,9 @@ protected:
     return json::parse(got.out, nullptr, false);
   }
 
-  static std::uint64_t figure(const json& s, const char* key) { return std::stoull(s["memory"][key].get<std::string>()); }
+  static std::uint64_t figure(const json& s, const char* key) {
+    return std::stoull(s["memory"][key].get<std::string>());
+  }
 
   static std::uint64_t guest_mem_total() {
     auto got = caisson({"exec", "a", "--", "awk", "/MemTotal/ {print $2}", "/proc/meminfo"});
@@ -188,13 +190,10 @@ TEST_F(real_sandbox, what_cannot_be_is_refused_and_changes_nothing) {
     int status;
     const char* says;
   } cases[] = {
-    {{"resize", "a", "--memory", "512M"}, 2, "1 GiB"},
-    {{"resize", "a", "--memory", "64G"}, 2, "4 GiB"},
-    {{"resize", "a", "--memory", "1048576T"}, 2, ""},
-    {{"resize", "a", "--cpus", "4000"}, 2, ""},
-    {{"exec", "nosuch", "--", "true"}, 125, "nosuch"},
-    {{"run", "--name", "a", "--detach"}, 125, "a"},
-    {{"run", "--name", "../x", "--detach"}, 2, "../x"},
+      {{"resize", "a", "--memory", "512M"}, 2, "1 GiB"},  {{"resize", "a", "--memory", "64G"}, 2, "4 GiB"},
+      {{"resize", "a", "--memory", "1048576T"}, 2, ""},   {{"resize", "a", "--cpus", "4000"}, 2, ""},
+      {{"exec", "nosuch", "--", "true"}, 125, "nosuch"},  {{"run", "--name", "a", "--detach"}, 125, "a"},
+      {{"run", "--name", "../x", "--detach"}, 2, "../x"},
   };
   for (auto& c : cases) {
     auto got = caisson(c.words);
@@ -239,7 +238,9 @@ TEST_F(real_sandbox, memory_comes_back) {
 
 TEST_F(real_sandbox, a_killed_run_leaves_no_sandbox) {
   program killed{words({"run", "--config", CAISSON_CONFIGURATION, "--memory", "256M", "--name", "c", "--", "sh", "-c",
-                        "echo up; read x"}), {}, true};
+                        "echo up; read x"}),
+                 {},
+                 true};
   ASSERT_TRUE(killed.wait_output("up", boot_s));
   auto vmm = std::stoi(status("c")["vmm_pid"].get<std::string>());
   killed.signal(SIGKILL);
@@ -252,7 +253,9 @@ TEST_F(real_sandbox, a_killed_run_leaves_no_sandbox) {
 
 TEST_F(real_sandbox, a_run_whose_engine_and_command_line_are_killed_is_removed_by_the_next_engine) {
   program killed{words({"run", "--config", CAISSON_CONFIGURATION, "--memory", "256M", "--name", "d", "--", "sh", "-c",
-                        "echo up; read x"}), {}, true};
+                        "echo up; read x"}),
+                 {},
+                 true};
   ASSERT_TRUE(killed.wait_output("up", boot_s));
   auto vmm = std::stoi(status("d")["vmm_pid"].get<std::string>());
   auto engine = engine_pid();
