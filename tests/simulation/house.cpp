@@ -119,7 +119,9 @@ engine_run::engine_run(house& h, std::uint64_t seed) : house_{h}, sys_{std::make
   set.sandbox.random = [dice = std::make_shared<backends::simulated::dice>(seed ^ 0x5EED)] { return dice->next() | 1; };
   set.sandbox.now_unix_ms = [this] { return house_.unix_ms + duration_cast<milliseconds>(sys_->now()).count(); };
   set.sandbox.host_boot_id = "one";
-  set.config = system.spawn(config_keeper, facts());
+  config_settings config;
+  config.host = facts();
+  set.config = system.spawn(config_keeper, std::move(config));
   config_ = caf::actor_cast<caf::actor>(set.config);
   set.provider = [this](const std::string& name, std::string& why) -> backends::provider* {
     if (name == "simulated")

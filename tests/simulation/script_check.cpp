@@ -108,10 +108,14 @@ void script::compare() {
       const auto& last = known_sandbox.last;
       if (has_vm(s.state()) && !known_sandbox.disturbed && !known_sandbox.last_operation.empty()) {
         require(last.id() == known_sandbox.last_operation, [&] { return s.name() + ": its last operation was lost"; });
-        require(last.state() == v1::OPERATION_STATE_CONVERGED || last.state() == v1::OPERATION_STATE_PARTLY, [&] {
-          return s.name() + ": its last operation is " + v1::OperationState_Name(last.state()) +
-                 " without any fault: " + last.why();
-        });
+        // A shrink that no whole DIMMs make moves nothing, and says so.
+        const bool no_dimm_fits = real.dimms > 0 && real.boot_bytes + real.plugged_bytes > last.memory_asked_bytes();
+        require(last.state() == v1::OPERATION_STATE_CONVERGED || last.state() == v1::OPERATION_STATE_PARTLY ||
+                    no_dimm_fits,
+                [&] {
+                  return s.name() + ": its last operation is " + v1::OperationState_Name(last.state()) +
+                         " without any fault: " + last.why();
+                });
         if (last.state() == v1::OPERATION_STATE_CONVERGED && last.memory_asked_bytes() > 0)
           says("memory", last.memory_target_bytes(), real.boot_bytes + real.plugged_bytes);
       }
