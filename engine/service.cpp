@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <chrono>
+#include <filesystem>
 #include <fstream>
 #include <map>
 #include <random>
@@ -17,12 +18,13 @@
 #include "actors/host/host.hpp"
 #include "actors/journal/journal.hpp"
 #include "backends/backend.hpp"
-#include "config/resolve.hpp"
+#include "engine/config_facts.hpp"
 #include "engine/directories.hpp"
 #include "engine/door_actor.hpp"
 #include "engine/event_feed.hpp"
 #include "engine/exec_bridge.hpp"
 #include "messages/validate.hpp"
+#include "reactor/file_watch.hpp"
 #include "reactor/reactor.hpp"
 
 #ifndef CAISSON_VERSION
@@ -96,6 +98,8 @@ public:
       caf::anon_send_exit(actor, caf::exit_reason::user_shutdown);
     system_.await_all_actors_done();
     providers_.clear();
+    if (sandboxes_ == 0)
+      clear_run_directory();
   }
 
   void create(v1::CreateSandbox m, done<v1::SandboxStatus> then) override { checked(std::move(m), std::move(then)); }
@@ -229,6 +233,15 @@ private:
     ask(std::move(then), std::move(m));
   }
 
+  // Nothing runs any more: what backends keep on the tmpfs goes, while the state directory is still locked. The door's socket
+  // and the starters' lock are their owners'.
+  void clear_run_directory() const {
+    std::error_code ignored;
+    for (const auto& entry : std::filesystem::directory_iterator{where_.run, ignored})
+      if (entry.is_directory(ignored) && !entry.is_symlink(ignored))
+        std::filesystem::remove_all(entry.path(), ignored);
+  }
+
   void log(std::string_view line) const {
     if (options_.log)
       options_.log(line);
@@ -276,10 +289,15 @@ private:
     events_settings event_settings;
     event_settings.last_seq = found.last_seq();
     events_ = system_.spawn(events, journal_, event_settings);
-    auto facts = config::read_host_facts();
-    for (const auto& line : backends::registry())
-      facts.backends.push_back({std::string{line.name}, {line.architectures.begin(), line.architectures.end()}});
-    config_ = system_.spawn(config_keeper, std::move(facts));
+    config_settings config_set;
+    config_set.host = config_facts();
+    config_set.journal = journal_;
+    config_set.events = events_;
+    config_set.now_unix_ms = now_unix_ms;
+    config_set.watch = [this](const std::string& name, std::vector<std::string> directories, std::function<void()> changed) {
+      watches_[name] = std::make_unique<reactor::file_watch>(reactor_, std::move(directories), std::move(changed));
+    };
+    config_ = system_.spawn(config_keeper, std::move(config_set));
 
     engine_settings set;
     set.sandbox.journal = journal_;
@@ -312,6 +330,7 @@ private:
   reactor::reactor reactor_;
   actor_config actor_config_;
   caf::actor_system system_;
+  std::map<std::string, std::unique_ptr<reactor::file_watch>> watches_;    // touched by the config actor alone
   std::map<std::string, std::unique_ptr<backends::provider>> providers_; // touched by the engine actor alone
   journal_actor journal_;
   host_actor host_;

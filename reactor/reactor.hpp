@@ -101,6 +101,7 @@ public:
 
   void post(std::function<void()> work) override;
   bool on_thread() const;
+  const std::shared_ptr<core>& shared_core() const { return core_; } ///< for the other files of this folder
 
   /// "unix:PATH" connects; "hybrid-vsock:PATH:PORT" connects, sends "CONNECT PORT\n" and waits up to 10 s for "OK
   /// ...\n". No retry: the caller knows how long it makes sense. Thread safe.

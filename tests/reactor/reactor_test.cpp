@@ -16,6 +16,7 @@
 #include <future>
 #include <thread>
 
+#include "reactor/file_watch.hpp"
 #include "reactor/reactor.hpp"
 
 namespace caisson::reactor {
@@ -116,6 +117,33 @@ protected:
   std::string directory;
   reactor io;
 };
+
+TEST_F(reactor_test, tells_of_changes_and_of_a_file_renamed_over_another) {
+  char name[] = "/tmp/csn-watch-XXXXXX";
+  const std::string top = ::mkdtemp(name);
+  auto write = [&](const std::string& file) { ::close(::open((top + file).c_str(), O_CREAT | O_WRONLY, 0600)); };
+  write("/configuration.toml");
+  std::promise<void> told;
+  auto heard = told.get_future();
+  std::atomic<int> times{0};
+  {
+    file_watch watch{io, {top, top + "/config.d"}, [&] {
+                       if (++times == 1)
+                         told.set_value();
+                     }};
+    // The watch begins on the reactor's thread; what is posted behind it comes after it has.
+    std::promise<void> begun;
+    auto ready = begun.get_future();
+    io.post([&] { begun.set_value(); });
+    await(ready);
+    for (int i = 0; i < 20; ++i)
+      write("/configuration.toml~" + std::to_string(i % 3));
+    std::filesystem::rename(top + "/configuration.toml~1", top + "/configuration.toml");
+    await(heard);
+  }
+  EXPECT_GE(times, 1);
+  std::filesystem::remove_all(top);
+}
 
 TEST_F(reactor_test, echoes_over_a_unix_socket) {
   auto path = directory + "/s";
