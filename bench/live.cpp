@@ -239,7 +239,6 @@ private:
   std::pair<double, double> our_resize(const std::string& id, std::uint64_t target) {
     v1::GetSandbox get;
     get.set_sandbox(id);
-    get.set_cached(true);
     auto inside = [&] {
       return static_cast<double>(
                  blocking<v1::SandboxStatus>("status", [&](auto done) { engine_->get(get, done); }).vmm_call_us())

@@ -25,7 +25,7 @@ v1::SandboxStatus status_of(self_ptr self) {
   *s.mutable_adaptations() = record.config().adaptations();
   s.set_owner(record.request().owner());
   s.set_boot_ms(record.boot_ms());
-  s.set_vmm_call_us(st.vmm_call_us);
+  s.set_vmm_call_us(st.observed.vmm_call_us());
   for (const auto& w : st.warnings)
     s.add_warnings(w);
   for (const auto& w : record.config().warnings())
@@ -106,7 +106,6 @@ void move_to(self_ptr self, happening what) {
 }
 
 void take(self_ptr self, const v1::VmObserved& seen) {
-  self->state.vmm_call_us += seen.vmm_call_us();
   self->state.observed = seen;
 }
 
@@ -201,7 +200,9 @@ caf::result<v1::SandboxStatus> on_get(self_ptr self, const v1::GetSandbox& m) {
   self->request(st.backend, st.set.refresh_deadline * 2, inspect_request(self))
       .then(
           [self, done](const v1::VmObserved& seen) {
-            if (!self->state.hotplug_told)
+            if (self->state.hotplug_told)
+              take(self, seen);
+            else
               take_figures(self, seen);
             agree_with_vmm(self, seen);
             done();

@@ -58,7 +58,6 @@ struct state {
   bool cleaning = false; ///< the VM is being destroyed; its death is no news
   bool power_off_sent = false;
   bool finishing = false; ///< the last word is being written
-  std::uint64_t vmm_call_us = 0;
   std::uint64_t host_bytes = 0;
   std::uint32_t reconnects = 0;
   std::int64_t last_oom_unix_ms = 0;

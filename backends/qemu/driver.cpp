@@ -129,7 +129,10 @@ void driver::submit(v1::BackendCall call, host::answer_function answer) {
   if (call.has_inspect())
     return run_aside(pending, [this, pending] {
       auto vm = known_vm(pending->sandbox_id);
-      return host::success(inspect(vm ? vm : std::make_shared<qemu::vm>(pending->sandbox_id), pending));
+      auto looked_at = vm ? vm : std::make_shared<qemu::vm>(pending->sandbox_id);
+      auto observed = inspect(looked_at, pending);
+      observed.set_vmm_call_us(looked_at->library_us);
+      return host::success(std::move(observed));
     });
   if (call.has_destroy())
     return run_aside(pending, [this, pending, vm = vm_of(id)] { return host::success(destroy(vm, pending)); });
@@ -177,7 +180,8 @@ void driver::run_verb(const vm_ptr& vm, const call_ptr& call, verb todo) {
     library_clock::microseconds() = 0;
     auto answer = guarded(doing(*call), [&] {
       auto observed = todo(vm, call);
-      observed.set_vmm_call_us(observed.vmm_call_us() + library_clock::microseconds());
+      vm->library_us += observed.vmm_call_us() + library_clock::microseconds();
+      observed.set_vmm_call_us(vm->library_us);
       return host::success(std::move(observed));
     });
     {

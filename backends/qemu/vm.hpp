@@ -3,6 +3,7 @@
 /// What the driver keeps of one VM and of one call. All of a VM can be made again from libvirt and its record.
 
 #include <chrono>
+#include <atomic>
 #include <condition_variable>
 #include <memory>
 #include <mutex>
@@ -61,6 +62,8 @@ struct vm {
   explicit vm(std::string sandbox_id) : id(std::move(sandbox_id)) {}
 
   const std::string id;
+
+  std::atomic<std::uint64_t> library_us{0};  ///< spent in libvirt for this VM's verbs
 
   std::mutex mutex;  ///< of everything below; never held over a call of libvirt
   std::condition_variable changed;
