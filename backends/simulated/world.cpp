@@ -212,9 +212,23 @@ void world::submit(user_id user, v1::BackendCall call, answer_function answer_to
 }
 
 void world::take_effect(std::uint64_t tag) {
-  const auto at = verbs_.find(tag);
+  auto at = verbs_.find(tag);
   if (at == verbs_.end())
     return;
+  // A VMM does what it is told in order: a late verb never comes after a later one of the same VM. (A destroy calls the
+  // earlier ones off instead.)
+  if (at->second.changes && !at->second.call.has_destroy()) {
+    const auto of = verbs_of_[at->second.sandbox_id];
+    for (auto it = of.begin(); it != of.end() && *it < tag; ++it)
+      if (const auto earlier = verbs_.find(*it);
+          earlier != verbs_.end() && earlier->second.changes && !earlier->second.done) {
+        time_.cancel(earlier->second.effect);
+        take_effect(*it);
+      }
+    at = verbs_.find(tag);
+    if (at == verbs_.end() || at->second.done)
+      return;
+  }
   const auto call = at->second.call;
   const auto how = at->second.how;
   const bool panics = at->second.panics;

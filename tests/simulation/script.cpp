@@ -253,7 +253,7 @@ void script::act() {
     v1::RemoveSandbox m;
     m.set_sandbox(k->name);
     m.set_force(dice_.chance(0.7));
-    k->ending = k->ending || m.force();
+    k->ending = true; // a failed or stopped one goes without force too
     return ask<v1::SandboxStatus>("rm " + k->name, longest_answer, forget_end(k->name, true), m);
   }
   if (what < 79) {
@@ -327,7 +327,8 @@ void script::kill_engine() {
     const auto record = std::find_if(written.sandboxes().begin(), written.sandboxes().end(),
                                      [&, n = name](const auto& r) { return r.name() == n; });
     const bool there = record != written.sandboxes().end();
-    require(!k.answered || k.ending || there, [&, n = name] { return n + ": answered, and not in the journal"; });
+    require(!k.answered || k.ending || k.removed || there,
+            [&, n = name] { return n + ": answered, and not in the journal"; });
     if (!k.answered) {
       // Between the record that it runs and the answer there is always a moment.
       k.must_exist = there && has_vm(record->state());
