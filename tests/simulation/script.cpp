@@ -140,7 +140,11 @@ void script::await(known& k, const v1::Operation& op) {
 }
 
 void script::check_end(known& k, const v1::Operation& op) {
-  note(k.name + ": " + op.id() + " " + v1::OperationState_Name(op.state()) + " " + op.why());
+  note(k.name + ": " + op.id() + " " + v1::OperationState_Name(op.state()) + " with " +
+       std::to_string((op.memory().boot_bytes() + op.memory().plugged_bytes()) / mib) + " MiB and " +
+       std::to_string(op.vcpus().online()) + " vCPUs; the VM really has " +
+       std::to_string((house_.world->look(k.id).boot_bytes + house_.world->look(k.id).plugged_bytes) / mib) + " MiB. " +
+       op.why());
   // An engine that follows a killed one lets the operations of a paused sandbox wait until it is resumed.
   if (op.state() == v1::OPERATION_STATE_RUNNING) {
     require(result_.kills > 0 && k.disturbed,
@@ -316,6 +320,11 @@ void script::kill_engine() {
   }
   collect();
   note("the engine is killed");
+  for (const auto& id : house_.world->machines()) {
+    const auto real = house_.world->look(id);
+    note("VM " + id + " has " + std::to_string((real.boot_bytes + real.plugged_bytes) / mib) +
+         " MiB, asked of virtio-mem: " + std::to_string(real.virtio_mem_requested_bytes / mib) + " MiB");
+  }
   ++result_.kills;
   run_->kill();
   auto replayed = house_.journal->replay();
