@@ -65,6 +65,7 @@ void stopped(self_ptr self, happening how, const std::string& why) {
   auto& st = self->state;
   move_to(self, how);
   st.record.set_stop_reason(why);
+  end_unbegun_operations(self, "the sandbox has ended: " + why);
   auto type = fmt::format("sandbox.{}", word(st.record.state()));
   save(self, type, why, [self](const caf::error& failed) {
     auto& s = self->state;

@@ -58,6 +58,10 @@ caf::result<v1::Operation> on_cancel_operation(self_ptr self, const v1::CancelOp
 void on_progress(self_ptr self);
 void begin_operation(self_ptr self, v1::Operation operation, milliseconds deadline);
 void start_after_boot_operation(self_ptr self);
+/// Operations of an earlier engine that had not ended go forward: targets are absolute, so setting them twice is harmless.
+void resume_operations(self_ptr self);
+/// Those that nobody works on now end, and are not left running for ever.
+void end_unbegun_operations(self_ptr self, const std::string& why);
 
 // recovery.cpp
 caf::result<v1::SandboxStatus> on_adopt(self_ptr self, const v1::AdoptSandbox& m);

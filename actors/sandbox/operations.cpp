@@ -64,7 +64,7 @@ void end_operation(self_ptr self, const std::string& id) {
   *op.mutable_memory() = st.memory_status;
   *op.mutable_vcpus() = st.vcpu_status;
   v1::JournalRecord what;
-  if (has_vm(st.record.state()) && !st.finishing)
+  if (!st.finishing)
     *what.mutable_operation() = op;
   constexpr std::string_view words[] = {"", "planned", "progress", "converged", "partly", "failed", "cancelled"};
   auto* event = what.add_events();
@@ -201,6 +201,26 @@ void begin_operation(self_ptr self, v1::Operation operation, milliseconds deadli
   }
 }
 
+void resume_operations(self_ptr self) {
+  auto& st = self->state;
+  for (auto& [id, running] : std::map{st.operations})
+    if (!ended(running.operation) && running.parts_open == 0)
+      begin_operation(self, running.operation, st.set.operation_deadline);
+}
+
+void end_unbegun_operations(self_ptr self, const std::string& why) {
+  for (auto& [id, running] : std::map{self->state.operations}) {
+    if (ended(running.operation) || running.parts_open > 0)
+      continue;
+    v1::HotplugOutcome outcome;
+    outcome.set_operation_id(id);
+    outcome.set_state(v1::OPERATION_STATE_CANCELLED);
+    outcome.set_why(why);
+    self->state.operations[id].parts_open = 1;
+    part_ended(self, id, std::move(outcome));
+  }
+}
+
 caf::result<v1::Operation> on_resize(self_ptr self, const v1::ResizeSandbox& m) {
   auto& st = self->state;
   if (st.record.state() == v1::SANDBOX_STATE_RECOVERING)
@@ -317,14 +337,18 @@ caf::result<v1::Operation> on_cancel_operation(self_ptr self, const v1::CancelOp
   auto at = st.operations.find(m.operation_id());
   if (at == st.operations.end() || ended(at->second.operation))
     return on_get_operation(self, m.operation_id());
+  auto promise = self->make_response_promise<v1::Operation>();
+  at->second.waiting.push_back(promise);
+  if (at->second.parts_open == 0) {
+    end_unbegun_operations(self, "cancelled before it went on after a restart of the engine");
+    return promise;
+  }
   if (at->second.operation.memory_asked_bytes() > 0)
     self->request(st.memory, st.set.verb_deadline, m)
         .then([](const v1::MemoryStatus&) {}, [self](const caf::error& why) { warn(self, text_of(why)); });
   if (at->second.operation.vcpus_asked() > 0)
     self->request(st.vcpus, st.set.verb_deadline, m)
         .then([](const v1::VcpuStatus&) {}, [self](const caf::error& why) { warn(self, text_of(why)); });
-  auto promise = self->make_response_promise<v1::Operation>();
-  at->second.waiting.push_back(promise);
   return promise;
 }
 

@@ -16,15 +16,6 @@ constexpr milliseconds slowest_reconnect{30'000};
 constexpr int most_inspect_attempts = 5;
 constexpr milliseconds between_inspects{1'000};
 
-// Operations that had not ended go forward: their targets are set again (absolute, so doing it twice is harmless).
-void resume_operations(self_ptr self) {
-  auto& st = self->state;
-  for (auto& [id, running] : std::map{st.operations}) {
-    if (running.operation.state() == v1::OPERATION_STATE_RUNNING)
-      begin_operation(self, running.operation, st.set.operation_deadline);
-  }
-}
-
 void recovered(self_ptr self, happening how) {
   move_to(self, how);
   save(self, fmt::format("sandbox.{}", word(self->state.record.state())), "found again after a restart of the engine",
@@ -107,6 +98,8 @@ void reconnect(self_ptr self) {
   meet_guest(self, reconnect_deadline, [self](const caf::error& why) {
     if (why)
       on_agent_lost(self, text_of(why));
+    else
+      resume_operations(self);
   });
 }
 
@@ -149,6 +142,7 @@ caf::result<v1::SandboxStatus> on_adopt(self_ptr self, const v1::AdoptSandbox& m
     break;
   case v1::SANDBOX_STATE_STOPPED:
   case v1::SANDBOX_STATE_FAILED:
+    end_unbegun_operations(self, "the sandbox has ended: " + st.record.stop_reason());
     break;
   case v1::SANDBOX_STATE_STOPPING:
     continue_stop(self);

@@ -141,6 +141,13 @@ void take_figures(self_ptr self, const v1::VmObserved& seen) {
 
 namespace {
 
+// One that was found paused after a restart has not met its agent yet.
+void meet_again(self_ptr self) {
+  const auto& st = self->state;
+  if (st.record.state() == v1::SANDBOX_STATE_RUNNING && !st.agent_connected)
+    on_agent_lost(self, "the sandbox was resumed");
+}
+
 // A pause or resume whose answer was lost may take effect at any time: the VMM's word decides.
 void agree_with_vmm(self_ptr self, const v1::VmObserved& seen) {
   auto& st = self->state;
@@ -154,6 +161,7 @@ void agree_with_vmm(self_ptr self, const v1::VmObserved& seen) {
   save(self, fmt::format("sandbox.{}", word(st.record.state())), "found so at the VMM", [self](const caf::error& why) {
     if (why)
       warn(self, text_of(why));
+    meet_again(self);
   });
 }
 
@@ -162,6 +170,15 @@ v1::InspectVm inspect_request(self_ptr self) {
   inspect.set_sandbox_id(self->state.record.id());
   inspect.set_deadline_ms(static_cast<std::uint32_t>(self->state.set.refresh_deadline.count()));
   return inspect;
+}
+
+// A verb whose outcome is unknown may take effect later: it is looked for, more and more seldom.
+void look_later(self_ptr self) {
+  for (auto delay : {milliseconds{5'000}, milliseconds{30'000}, milliseconds{120'000}, milliseconds{300'000}})
+    after(self, delay, [self] {
+      self->request(self->state.backend, self->state.set.verb_deadline, inspect_request(self))
+          .then([self](const v1::VmObserved& seen) { agree_with_vmm(self, seen); }, [](const caf::error&) {});
+    });
 }
 
 caf::result<v1::SandboxStatus> on_get(self_ptr self, const v1::GetSandbox& m) {
@@ -177,8 +194,8 @@ caf::result<v1::SandboxStatus> on_get(self_ptr self, const v1::GetSandbox& m) {
   };
   v1::ReadHotplug refresh;
   refresh.set_refresh(st.record.state() == v1::SANDBOX_STATE_RUNNING);
-  // What does not answer in time keeps its last figures: they were read back, only earlier. Hotplug actors that have not
-  // been told of the VM (found paused, or without its agent) know less than the VMM.
+  // What does not answer in time keeps its last figures: they were read back, only earlier. Hotplug actors that have
+  // not been told of the VM (found paused, or without its agent) know less than the VMM.
   if (st.hotplug_told) {
     self->request(st.memory, st.set.refresh_deadline, refresh)
         .then(
@@ -200,7 +217,8 @@ caf::result<v1::SandboxStatus> on_get(self_ptr self, const v1::GetSandbox& m) {
   self->request(st.backend, st.set.refresh_deadline * 2, inspect_request(self))
       .then(
           [self, done](const v1::VmObserved& seen) {
-            if (self->state.hotplug_told)
+            // A paused guest says nothing new, so what the VMM has is all that can have changed.
+            if (self->state.hotplug_told && self->state.record.state() != v1::SANDBOX_STATE_PAUSED)
               take(self, seen);
             else
               take_figures(self, seen);
@@ -222,9 +240,11 @@ caf::result<v1::SandboxStatus> on_get(self_ptr self, const v1::GetSandbox& m) {
 }
 
 template <class Verb>
-caf::result<v1::SandboxStatus> pause_or_resume(self_ptr self, v1::SandboxState needed, happening what,
+caf::result<v1::SandboxStatus> pause_or_resume(self_ptr self, const auto& m, v1::SandboxState needed, happening what,
                                                std::string_view doing) {
   auto& st = self->state;
+  if (st.record.state() == v1::SANDBOX_STATE_RECOVERING)
+    return park<v1::SandboxStatus>(self, m);
   auto goal = next(needed, what);
   if (goal && st.record.state() == *goal)
     return status_of(self);
@@ -248,9 +268,7 @@ caf::result<v1::SandboxStatus> pause_or_resume(self_ptr self, v1::SandboxState n
                 kept->deliver(why);
               else
                 kept->deliver(status_of(self));
-              // Found paused after a restart: its agent was not met then.
-              if (self->state.record.state() == v1::SANDBOX_STATE_RUNNING && !self->state.agent_connected)
-                on_agent_lost(self, "the sandbox was resumed");
+              meet_again(self);
             });
           },
           [kept, doing = std::string{doing}](const caf::error& why) {
@@ -303,11 +321,11 @@ sandbox_actor::behavior_type sandbox(self_ptr self, settings set) {
       [self](const v1::GetSandbox& m) { return on_get(self, m); },
       [self](const v1::StopSandbox& m) { return on_stop(self, m); },
       [self](const v1::RemoveSandbox& m) { return on_remove(self, m); },
-      [self](const v1::PauseSandbox&) {
-        return pause_or_resume<v1::PauseVm>(self, v1::SANDBOX_STATE_RUNNING, happening::pause_done, "pause");
+      [self](const v1::PauseSandbox& m) {
+        return pause_or_resume<v1::PauseVm>(self, m, v1::SANDBOX_STATE_RUNNING, happening::pause_done, "pause");
       },
-      [self](const v1::ResumeSandbox&) {
-        return pause_or_resume<v1::ResumeVm>(self, v1::SANDBOX_STATE_PAUSED, happening::resume_done, "resume");
+      [self](const v1::ResumeSandbox& m) {
+        return pause_or_resume<v1::ResumeVm>(self, m, v1::SANDBOX_STATE_PAUSED, happening::resume_done, "resume");
       },
       [self](const v1::ResizeSandbox& m) { return on_resize(self, m); },
       [self](const v1::GetOperation& m) { return on_get_operation(self, m.operation_id()); },
