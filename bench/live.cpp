@@ -1,5 +1,5 @@
-// The engine against raw QEMU, in one program and interleaved: start, resize, memory a sandbox, idle CPU. What the engine adds
-// is read as a ratio, because the machine is shared and single times wander.
+// The engine against raw QEMU, in one program and interleaved: start, resize, memory a sandbox, idle CPU. What the
+// engine adds is read as a ratio, because the machine is shared and single times wander.
 
 #include <fmt/format.h>
 #include <poll.h>
@@ -14,6 +14,7 @@
 #include <iostream>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <sstream>
 
 #include "engine/service.hpp"
 #include "tests/guest/agent_client.hpp"
@@ -124,7 +125,7 @@ public:
   }
 
   nlohmann::json start() {
-    remove(create().id());  // the host's caches are warm afterwards
+    remove(create().id()); // the host's caches are warm afterwards
     series raw, ours, inside;
     for (int i = 0; i < set_.pairs; ++i) {
       auto t = clock_type::now();
@@ -179,7 +180,7 @@ public:
       out["engine_pss_mib_at_1"] = first;
       out[fmt::format("engine_pss_mib_at_{}", set_.many)] = all;
       out["engine_pss_mib_a_further_sandbox"] = (all - first) / (set_.many - 1);
-      out["idle_cpu_percent_of_a_core"] = idle_cpu_percent(10);
+      out["idle_cpu_percent_of_a_core"] = idle_cpu_percent(30);
       for (const auto& id : ids)
         remove(id);
     };
@@ -241,8 +242,8 @@ private:
     get.set_sandbox(id);
     auto inside = [&] {
       return static_cast<double>(
-                 blocking<v1::SandboxStatus>("status", [&](auto done) { engine_->get(get, done); }).vmm_call_us())
-             / 1000;
+                 blocking<v1::SandboxStatus>("status", [&](auto done) { engine_->get(get, done); }).vmm_call_us()) /
+             1000;
     };
     auto before = inside();
     auto t = clock_type::now();
@@ -260,19 +261,20 @@ private:
     return {took, inside() - before};
   }
 
-  static nlohmann::json row(std::string name, const series& raw, const series& ours, const series& inside, double ratio_bound,
-                            double slack_ms) {
+  static nlohmann::json row(std::string name, const series& raw, const series& ours, const series& inside,
+                            double ratio_bound, double slack_ms) {
     auto r = ours.median() / raw.median();
-    return {{"what", std::move(name)},
-            {"raw_ms", raw.median()},
-            {"raw_range_ms", {raw.least(), raw.most()}},
-            {"caisson_ms", ours.median()},
-            {"caisson_range_ms", {ours.least(), ours.most()}},
-            {"inside_libvirt_ms", inside.median()},
-            {"ratio", r},
-            {"bound", slack_ms > 0 ? fmt::format("{}x or +{} ms", ratio_bound, slack_ms) : fmt::format("{}x", ratio_bound)},
-            {"within", r <= ratio_bound || (slack_ms > 0 && ours.median() <= raw.median() + slack_ms)},
-            {"pairs", raw.values.size()}};
+    return {
+        {"what", std::move(name)},
+        {"raw_ms", raw.median()},
+        {"raw_range_ms", {raw.least(), raw.most()}},
+        {"caisson_ms", ours.median()},
+        {"caisson_range_ms", {ours.least(), ours.most()}},
+        {"inside_libvirt_ms", inside.median()},
+        {"ratio", r},
+        {"bound", slack_ms > 0 ? fmt::format("{}x or +{} ms", ratio_bound, slack_ms) : fmt::format("{}x", ratio_bound)},
+        {"within", r <= ratio_bound || (slack_ms > 0 && ours.median() <= raw.median() + slack_ms)},
+        {"pairs", raw.values.size()}};
   }
 
   // This program and every process of the project below it: all that the engine costs, but for the VMMs.
@@ -302,24 +304,24 @@ private:
     return kib / 1024;
   }
 
+  // Of the whole process, threads that have ended included; in ticks of the kernel.
   static double cpu_seconds() {
     double ticks = 0;
     for (auto pid : engine_processes()) {
-      std::ifstream in{fmt::format("/proc/{}/schedstat", pid)};
-      // Of all threads: schedstat of the process is its first thread's alone.
-      std::error_code ignored;
-      for (const auto& task : fs::directory_iterator{fmt::format("/proc/{}/task", pid), ignored}) {
-        std::ifstream stat{task.path() / "schedstat"};
-        double ns = 0;
-        stat >> ns;
-        ticks += ns;
-      }
+      std::ifstream in{fmt::format("/proc/{}/stat", pid)};
+      std::string line;
+      std::getline(in, line);
+      std::istringstream fields{line.substr(std::min(line.size(), line.rfind(')') + 1))};
+      std::string field;
+      for (int n = 3; n <= 15 && fields >> field; ++n)
+        if (n >= 14)
+          ticks += std::strtod(field.c_str(), nullptr);
     }
-    return ticks / 1e9;
+    return ticks / static_cast<double>(::sysconf(_SC_CLK_TCK));
   }
 
   static double idle_cpu_percent(int seconds) {
-    ::poll(nullptr, 0, 2'000);  // what the last creation left running ends
+    ::poll(nullptr, 0, 8'000); // what the last creation left running ends
     auto before = cpu_seconds();
     auto t = clock_type::now();
     ::poll(nullptr, 0, seconds * 1000);
@@ -351,7 +353,8 @@ int main(int argc, char** argv) {
     else if (a == "start" || a == "resize" || a == "memory")
       wanted.push_back(a);
     else {
-      std::cerr << "bench_live: unknown word " << a << "; usage: bench_live --guest DIR --config FILE [--pairs N] [--many N] "
+      std::cerr << "bench_live: unknown word " << a
+                << "; usage: bench_live --guest DIR --config FILE [--pairs N] [--many N] "
                 << "[start] [resize] [memory]\n";
       return 2;
     }
