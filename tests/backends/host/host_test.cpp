@@ -2,6 +2,7 @@
 // does, whoever has asked gets an answer in bounded time.
 
 #include <gtest/gtest.h>
+#include <poll.h>
 
 #include <caf/all.hpp>
 
@@ -327,6 +328,9 @@ TEST_F(backend_host, its_end_ends_the_process_and_answers_what_is_open) {
   under_test.reset();
   EXPECT_EQ(receive(pending).code(), ec::outcome_unknown);
   EXPECT_EQ(inspect(a, "ok").code(), ec::backend_lost);
+  // The provider waits for the death; the reactor's thread reaps when it gets its turn.
+  for (int turn = 0; turn < 500 && reactor::start_ticks_of(pid) != 0; ++turn)
+    ::poll(nullptr, 0, 10);
   EXPECT_EQ(reactor::start_ticks_of(pid), 0u) << "gone and reaped";
   EXPECT_FALSE(std::filesystem::exists(settings.pid_file));
 }
