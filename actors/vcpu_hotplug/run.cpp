@@ -338,7 +338,7 @@ void read_guest(self_ptr self) {
           },
           [self, turn, again](caf::error& why) {
             if (!stale(self, turn))
-              again(text_of(why));
+              again(caisson::to_proto(why, "reading its facts").text());
           });
 }
 
