@@ -180,10 +180,10 @@ TEST_F(agent, reports_the_exit_though_a_child_holds_the_pipes) {
 }
 
 TEST_F(agent, reports_the_exit_though_a_child_writes_for_ever) {
-  auto& c = shell("yes & echo $!; exit 4");
+  auto& c = shell("yes & echo $! >&2; exit 4");
   ASSERT_TRUE(client_->finish(c, patience));
   EXPECT_EQ(c.exited->exit_code(), 4);
-  auto& cleaner = shell("kill -9 " + c.output.substr(0, c.output.find('\n')));
+  auto& cleaner = shell("kill -9 " + c.errors);
   ASSERT_TRUE(client_->finish(cleaner, patience));
   EXPECT_EQ(cleaner.exited->exit_code(), 0) << "the child was still running: nobody killed it with SIGPIPE";
 }
