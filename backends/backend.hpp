@@ -12,13 +12,23 @@
 ///
 /// | verb            | sent                           | twice                           | unknown sandbox           | errors |
 /// | DescribeBackend | before CreateVm                | the same answer                 | -                         | host_missing, host_denied, unsupported |
-/// | CreateVm        | once in a sandbox's life       | same spec: success, observed    | makes it                  | backend_refused, host_*, unsupported |
+/// | CreateVm        | once in a sandbox's life       | same spec: success, observed    | makes it                  | backend_refused, already_exists, invalid_argument, out_of_range, host_*, unsupported |
 /// | InspectVm       | any time, also during a verb   | fine                            | success, state ABSENT     | backend_lost, outcome_unknown |
-/// | ApplyMemoryStep | one at a time, VM runs         | a DIMM id that is there: success; an unplug of one that is gone: success | vmm_died | backend_refused, vmm_died, unsupported |
-/// | SetVmVcpus      | one at a time, VM runs         | success                         | vmm_died                  | backend_refused, vmm_died, unsupported |
-/// | PauseVm, ResumeVm | VM runs / is paused          | success                         | vmm_died                  | backend_refused, vmm_died |
+/// | ApplyMemoryStep | one at a time, VM runs         | a DIMM id that is there: success; an unplug of one that is gone: success; the same virtio-mem size: success | vmm_died | backend_refused, out_of_range, vmm_died, unsupported |
+/// | SetVmVcpus      | one at a time, VM runs         | success                         | vmm_died                  | backend_refused, out_of_range, vmm_died, unsupported |
+/// | AttachDevice    | one at a time, VM runs         | the same device: success; another one under an id that is there: already_exists | vmm_died | backend_refused, already_exists, host_missing, invalid_argument, vmm_died, unsupported |
+/// | DetachDevice    | one at a time, VM runs         | still leaving, or gone: success | vmm_died                  | backend_refused, vmm_died, unsupported |
+/// | PauseVm, ResumeVm | VM runs / is paused          | success                         | vmm_died                  | backend_refused, vmm_died, unsupported |
 /// | DestroyVm       | any time, also during a verb   | success                         | success, state ABSENT     | backend_lost, outcome_unknown |
 /// | ListVms         | at the engine's start          | fine                            | -                         | backend_lost |
+///
+/// Devices: a disk is found in the guest by its serial, the first 20 bytes of its id. AttachDevice answers when the VMM
+/// has the device, DetachDevice when the guest has been asked to let go; until KIND_DEVICE_REMOVED the device stays in
+/// VmObserved.devices (`leaving`). What CreateVm brought can be detached as well, a share excepted where it says so.
+///
+/// Memory: the growth that is there after an ApplyMemoryStep of a DIMM is in plugged_bytes at once (the VMM's word); of
+/// virtio-mem it is the size that the guest has taken so far. Not aligned, or above VmSpec.max_bytes: out_of_range or
+/// backend_refused, and nothing changes.
 ///
 /// A verb that fails leaves the VM as it was, except where it says `outcome_unknown`. A CreateVm that fails leaves nothing
 /// behind: no process, file or socket outside VmSpec.run_directory (which its owner removes). DestroyVm ends with the VMM
@@ -35,7 +45,8 @@
 
 namespace caisson::backends {
 
-inline constexpr std::uint32_t contract_version = 1;
+/// 2 has added AttachDevice, DetachDevice, VmSpec.disks, nets and shares, and VmObserved.devices.
+inline constexpr std::uint32_t contract_version = 2;
 inline constexpr std::uint32_t default_deadline_ms = 30'000;
 
 /// What the composition root lends to providers. Everything outlives them.

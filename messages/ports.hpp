@@ -45,9 +45,18 @@ using journal_actor = caf::typed_actor<
 /// HOST: what blocks on files and /proc. One an engine; production spawns it detached.
 using host_actor = caf::typed_actor<
     caf::replies_to<v1::MeasureProcess>::with<v1::ProcessFigures>,
+    caf::replies_to<v1::MeasureHost>::with<v1::HostFigures>,
+    caf::replies_to<v1::FollowCgroup>::with<v1::CgroupFollowed>,   ///< Where the host has none to use: a reason, no error.
     caf::replies_to<v1::PrepareDirectory>::with<v1::Empty>,
     caf::replies_to<v1::RemoveDirectory>::with<v1::Empty>,
     caf::replies_to<v1::SaveText>::with<v1::Empty>>;
+
+/// BUDGET: what the host's memory is promised to. One an engine. Asked before anything is plugged.
+using budget_actor = caf::typed_actor<
+    /// Within the reserve and overcommit of this configuration; error `host_resources` with all numbers.
+    caf::replies_to<v1::PromiseMemory, v1::SandboxConfig>::with<v1::MemoryPromised>,
+    caf::reacts_to<v1::PromiseMemory>,                             ///< What is so anyway: found again, given back, gone (0).
+    caf::reacts_to<std::string, v1::MeasureProcess>>;              ///< The VMM of this sandbox.
 
 /// EVENTS: subscribers and their places. One an engine. Gets only events that the journal has numbered.
 using events_actor = caf::typed_actor<
@@ -69,7 +78,9 @@ using backend_actor = caf::typed_actor<
     caf::replies_to<v1::PauseVm>::with<v1::VmObserved>,
     caf::replies_to<v1::ResumeVm>::with<v1::VmObserved>,
     caf::replies_to<v1::DestroyVm>::with<v1::VmObserved>,
-    caf::replies_to<v1::ListVms>::with<v1::VmList>>;
+    caf::replies_to<v1::ListVms>::with<v1::VmList>,
+    caf::replies_to<v1::AttachDevice>::with<v1::VmObserved>,
+    caf::replies_to<v1::DetachDevice>::with<v1::VmObserved>>;
 
 /// GUEST_AGENT: the channel to one guest. One a sandbox.
 using guest_agent_actor = caf::typed_actor<
@@ -86,6 +97,9 @@ using guest_listener = caf::typed_actor<caf::reacts_to<v1::AgentNotice>, caf::re
 /// Hotplug actors tell progress through this (figures already read back).
 using hotplug_listener = caf::typed_actor<caf::reacts_to<v1::MemoryStatus>, caf::reacts_to<v1::VcpuStatus>>;
 
+/// Whoever makes operations: memory_hotplug's wish for another size (with its cause) goes to the sandbox through this.
+using resize_actor = caf::typed_actor<caf::replies_to<v1::ResizeSandbox>::with<v1::Operation>>;
+
 /// MEMORY_HOTPLUG: plan, ledger and running change of one sandbox's memory. One a sandbox.
 using memory_hotplug_actor = caf::typed_actor<
     caf::replies_to<v1::HotplugReady>::with<v1::MemoryStatus>,     ///< After boot or recovery; before it nothing is planned.
@@ -94,6 +108,8 @@ using memory_hotplug_actor = caf::typed_actor<
     caf::replies_to<v1::ReadHotplug>::with<v1::MemoryStatus>,      ///< Last read back; `refresh` asks VMM and guest.
     caf::reacts_to<v1::VmEvent>,
     caf::reacts_to<v1::AgentFacts>,                                ///< The guest's facts have changed unasked.
+    caf::reacts_to<v1::MemoryPressure>,                            ///< The workload stalls for want of memory.
+    caf::reacts_to<v1::AutosizePolicy>,                            ///< Another policy is in force from now on.
     caf::reacts_to<tick_atom, std::uint64_t>>;                     ///< Internal: the timer with this number.
 
 /// VCPU_HOTPLUG: the same for vCPUs.

@@ -166,7 +166,8 @@ void backend_process::take_ready(const v1::BackendReady& ready) {
     return give_up("backend_lost",
                    settings_.program + " speaks version " + std::to_string(ready.contract_version()) +
                        " of the backend contract, this engine version " + std::to_string(wire_contract_version) +
-                       "; install the two from one build",
+                       "; install the two from one build (a backend of one's own: docs/backends/writing-one.md says what "
+                       "each version has added)",
                    true);
   phase_timer_.cancel();
   state_ = state::ready;

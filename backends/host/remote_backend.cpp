@@ -122,6 +122,16 @@ remote_backend_actor::behavior_type remote_backend(self_ptr self, std::shared_pt
         *call.mutable_list() = m;
         return submit<v1::VmList>(self, std::move(call));
       },
+      [self](const v1::AttachDevice& m) {
+        v1::BackendCall call;
+        *call.mutable_attach() = m;
+        return submit<v1::VmObserved>(self, std::move(call));
+      },
+      [self](const v1::DetachDevice& m) {
+        v1::BackendCall call;
+        *call.mutable_detach() = m;
+        return submit<v1::VmObserved>(self, std::move(call));
+      },
       [self](const v1::BackendAnswer& answer) { self->state.reply(answer.id(), answer); },
   };
 }

@@ -31,6 +31,10 @@ std::uint32_t asked_deadline_ms(const v1::BackendCall& call) {
     return call.destroy().deadline_ms();
   case v1::BackendCall::kList:
     return call.list().deadline_ms();
+  case v1::BackendCall::kAttach:
+    return call.attach().deadline_ms();
+  case v1::BackendCall::kDetach:
+    return call.detach().deadline_ms();
   case v1::BackendCall::VERB_NOT_SET:
     break;
   }
@@ -110,6 +114,10 @@ std::string_view verb_name(const v1::BackendCall& call) {
     return "destroy";
   case v1::BackendCall::kList:
     return "list";
+  case v1::BackendCall::kAttach:
+    return "attach";
+  case v1::BackendCall::kDetach:
+    return "detach";
   case v1::BackendCall::VERB_NOT_SET:
     break;
   }
@@ -132,6 +140,10 @@ std::string sandbox_of(const v1::BackendCall& call) {
     return call.resume().sandbox_id();
   case v1::BackendCall::kDestroy:
     return call.destroy().sandbox_id();
+  case v1::BackendCall::kAttach:
+    return call.attach().sandbox_id();
+  case v1::BackendCall::kDetach:
+    return call.detach().sandbox_id();
   default:
     return {};
   }
@@ -162,6 +174,10 @@ void set_deadline_ms(v1::BackendCall& call, std::uint32_t deadline_ms) {
     return call.mutable_destroy()->set_deadline_ms(deadline_ms);
   case v1::BackendCall::kList:
     return call.mutable_list()->set_deadline_ms(deadline_ms);
+  case v1::BackendCall::kAttach:
+    return call.mutable_attach()->set_deadline_ms(deadline_ms);
+  case v1::BackendCall::kDetach:
+    return call.mutable_detach()->set_deadline_ms(deadline_ms);
   case v1::BackendCall::VERB_NOT_SET:
     return;
   }

@@ -49,8 +49,10 @@ class BackendCall;
 
 namespace caisson::host {
 
-/// Version of the verbs and of this wire; BackendReady carries the backend's.
-inline constexpr std::uint32_t wire_contract_version = 1;
+/// Version of the verbs and of this wire; BackendReady carries the backend's. 1: without attach and detach. A backend of
+/// another version than the engine's is ended at its BackendReady, and every call is answered with `backend_lost` and
+/// both versions: half a contract would fail later, in the middle of somebody's work.
+inline constexpr std::uint32_t wire_contract_version = 2;
 /// The descriptor of the socket in the backend's process.
 inline constexpr int protocol_fd = 3;
 inline constexpr std::size_t max_message_bytes = 1u << 20;

@@ -30,7 +30,8 @@ struct span_ms {
 ///                            only in part
 ///     dimm_refused, dimm_ignored = P                   chance for each unplug
 ///     online_at_most_mib, online_at_most_cpus, virtio_mem_floor_mib = N
-///     die_at=VERB:N          the VMM dies at the Nth VERB (create, inspect, memory, vcpus, pause, resume, destroy)
+///     die_at=VERB:N          the VMM dies at the Nth VERB (create, inspect, memory, vcpus, attach, detach,
+///                            pause, resume, destroy)
 ///     dimm, virtio_mem, dimm_unplug, virtio_mem_shrink, vcpu_unplug, pause = 0 or 1;  dimm_slots = N      capabilities
 struct fault_plan {
   std::uint64_t seed = 1;

@@ -140,6 +140,28 @@ std::string model_machine::request_virtio_mem(std::uint64_t bytes) {
   return {};
 }
 
+// ---- devices ----
+
+const machine_device* model_machine::device(const std::string& id) const noexcept {
+  const auto it = std::find_if(devices_.begin(), devices_.end(), [&](const auto& d) { return d.id == id; });
+  return it == devices_.end() ? nullptr : &*it;
+}
+
+void model_machine::attach_device(machine_device device) {
+  devices_.push_back(std::move(device));
+}
+
+void model_machine::detach_device(const std::string& id) {
+  const auto it = std::find_if(devices_.begin(), devices_.end(), [&](const auto& d) { return d.id == id; });
+  if (it == devices_.end() || it->leaving)
+    return;
+  it->leaving = true;
+  after(habits_.leave_ms.draw(dice_), [this, id] {
+    if (std::erase_if(devices_, [&](const auto& d) { return d.id == id && d.leaving; }) > 0)
+      tell(machine_news::kind::device_removed, id);
+  });
+}
+
 // ---- memory: the guest's side ----
 
 std::uint64_t model_machine::boot_mem_total_bytes() const noexcept {

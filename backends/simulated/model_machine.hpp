@@ -38,6 +38,13 @@ struct machine_dimm {
   bool leaving = false; ///< it was asked back
 };
 
+/// A disk, a network interface or a share.
+struct machine_device {
+  std::string id, kind;  ///< "disk", "net", "share"
+  std::string source;    ///< what stands behind it: tells the same device from another one
+  bool leaving = false;  ///< it was asked back
+};
+
 /// What the machine tells unasked.
 struct machine_news {
   enum class kind { device_removed, device_refused, memory_size, guest_stopped, guest_panicked } what;
@@ -59,6 +66,9 @@ public:
   std::string unplug_dimm(const std::string& id);
   std::string request_virtio_mem(std::uint64_t bytes);
   std::string set_vcpus(std::uint32_t count);
+  /// The caller has looked whether the id is free.
+  void attach_device(machine_device device);
+  void detach_device(const std::string& id);
   void pause();
   void resume();
   /// The guest's kernel runs from now on: it notices what is plugged.
@@ -67,6 +77,8 @@ public:
 
   [[nodiscard]] const machine_shape& shape() const noexcept { return shape_; }
   [[nodiscard]] const std::vector<machine_dimm>& dimms() const noexcept { return dimms_; }
+  [[nodiscard]] const std::vector<machine_device>& devices() const noexcept { return devices_; }
+  [[nodiscard]] const machine_device* device(const std::string& id) const noexcept;
   [[nodiscard]] std::uint64_t plugged_bytes() const noexcept;
   [[nodiscard]] std::uint64_t virtio_mem_requested_bytes() const noexcept { return virtio_requested_; }
   [[nodiscard]] std::uint64_t virtio_mem_bytes() const noexcept { return virtio_size_; }
@@ -107,6 +119,7 @@ private:
   timeline& time_;
   dice dice_;
   std::vector<machine_dimm> dimms_;
+  std::vector<machine_device> devices_;
   std::uint64_t virtio_requested_ = 0, virtio_size_ = 0;
   std::uint32_t vcpus_plugged_, vcpus_present_, vcpus_online_;
   bool paused_ = false, stopped_ = false, up_ = false, virtio_moving_ = false;

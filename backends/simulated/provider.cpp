@@ -205,6 +205,8 @@ simulated_vm_actor::behavior_type simulated_vm(self_ptr self, std::shared_ptr<at
       forward<v1::VmObserved>(self, &call::mutable_resume),
       forward<v1::VmObserved>(self, &call::mutable_destroy),
       forward<v1::VmList>(self, &call::mutable_list),
+      forward<v1::VmObserved>(self, &call::mutable_attach),
+      forward<v1::VmObserved>(self, &call::mutable_detach),
       [self](const v1::BackendAnswer& a) { on_answer(self, a); },
   };
 }

@@ -37,6 +37,10 @@ verb_facts facts_of(const v1::BackendCall& call) {
     return {"destroy", call.destroy().sandbox_id(), call.destroy().deadline_ms(), true, false};
   case v1::BackendCall::kDescribe:
     return {"describe", {}, call.describe().deadline_ms(), false, false};
+  case v1::BackendCall::kAttach:
+    return {"attach", call.attach().sandbox_id(), call.attach().deadline_ms()};
+  case v1::BackendCall::kDetach:
+    return {"detach", call.detach().sandbox_id(), call.detach().deadline_ms()};
   case v1::BackendCall::kList:
     return {"list", {}, call.list().deadline_ms(), false, false};
   case v1::BackendCall::VERB_NOT_SET:

@@ -142,6 +142,8 @@ private:
   v1::BackendAnswer create(const v1::CreateVm& m);
   v1::BackendAnswer apply(const v1::ApplyMemoryStep& m);
   v1::BackendAnswer set_vcpus(const v1::SetVmVcpus& m);
+  v1::BackendAnswer attach(const v1::AttachDevice& m);
+  v1::BackendAnswer detach(const v1::DetachDevice& m);
   v1::BackendAnswer pause(const std::string& id, bool on);
   v1::BackendAnswer destroy(const std::string& id);
   [[nodiscard]] v1::BackendAnswer describe(const v1::DescribeBackend& m) const;

@@ -39,6 +39,10 @@ v1::BackendAnswer world::perform(const v1::BackendCall& call) {
     return apply(call.apply_memory_step());
   case v1::BackendCall::kSetVcpus:
     return set_vcpus(call.set_vcpus());
+  case v1::BackendCall::kAttach:
+    return attach(call.attach());
+  case v1::BackendCall::kDetach:
+    return detach(call.detach());
   case v1::BackendCall::kPause:
     return pause(call.pause().sandbox_id(), true);
   case v1::BackendCall::kResume:
@@ -83,6 +87,10 @@ v1::BackendAnswer world::describe(const v1::DescribeBackend& m) const {
     c.set_dimm_why_not("the fault plan says dimm=0");
   if (!plan_.virtio_mem)
     c.set_virtio_mem_why_not("the fault plan says virtio_mem=0");
+  c.set_disks(true);
+  c.set_nets(true);
+  c.set_shares(true);
+  c.set_free_page_reporting(true);
   c.set_max_vcpus(1024);
   c.set_pause(plan_.can_pause);
   c.set_accelerator("simulated");
@@ -111,6 +119,12 @@ v1::VmObserved world::observe(const std::string& id) const {
     out.set_id(d.id);
     out.set_size_bytes(d.size_bytes);
     out.set_address(d.address);
+  }
+  for (const auto& d : m.devices()) {
+    auto& out = *o.add_devices();
+    out.set_id(d.id);
+    out.set_kind(d.kind);
+    out.set_leaving(d.leaving);
   }
   o.set_virtio_mem_requested_bytes(m.virtio_mem_requested_bytes());
   o.set_plugged_vcpus(m.plugged_vcpus());
@@ -163,6 +177,11 @@ v1::BackendAnswer world::create(const v1::CreateVm& m) {
     return refuse(ec::unsupported, std::to_string(spec.memory_slots()) + " memory slots are more than the " +
                                        std::to_string(plan_.dimm_slots) + " that there can be");
 
+  std::string problem;
+  const auto devices = devices_of(spec, problem);
+  if (!problem.empty())
+    return refuse(ec::invalid_argument, problem);
+
   machine_shape shape;
   shape.boot_bytes = spec.boot_bytes(), shape.max_bytes = spec.max_bytes();
   shape.boot_vcpus = spec.boot_vcpus(), shape.max_vcpus = spec.max_vcpus();
@@ -206,6 +225,8 @@ v1::BackendAnswer world::create(const v1::CreateVm& m) {
     if (v.guest)
       v.guest->machine_changed();
   };
+  for (const auto& d : devices)
+    v.machine->attach_device(d);
   vms_.emplace(v.id, std::move(made));
   start_boot(v);
   *a.mutable_observed() = observe(v.id);

@@ -18,4 +18,7 @@ struct world::vm {
   connection_id agent_connection = 0, console_connection = 0;
 };
 
+/// What the spec names, in its order; `problem` where an id is no id or stands there twice.
+std::vector<machine_device> devices_of(const v1::VmSpec& spec, std::string& problem);
+
 } // namespace caisson::backends::simulated

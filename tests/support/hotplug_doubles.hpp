@@ -288,6 +288,8 @@ inline backend_actor::behavior_type double_backend(backend_actor::stateful_point
       [observed](const v1::ResumeVm&) { return observed(); },
       [observed](const v1::DestroyVm&) { return observed(); },
       [](const v1::ListVms&) { return v1::VmList{}; },
+      [observed](const v1::AttachDevice&) { return observed(); },
+      [observed](const v1::DetachDevice&) { return observed(); },
   };
 }
 

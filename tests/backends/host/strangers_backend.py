@@ -58,7 +58,7 @@ def read(size):
     return engine.recv(size, socket.MSG_WAITALL)
 
 
-say(message(3, message(1, b"strange") + number(2, 1)))  # BackendReady
+say(message(3, message(1, b"strange") + number(2, 2)))  # BackendReady
 while header := read(4):
     call = fields(read(struct.unpack(">I", header)[0]))
     if 4 in call:  # inspect
