@@ -46,14 +46,16 @@ struct outcome {
   bool says(std::string_view text) const { return kind == outcome_kind::answered && reply.says(text); }
 };
 
-/// Thread safe. Callbacks run on the reactor's thread, each once, never inside call(); calls end in their order.
+/// Thread safe. Callbacks run on the reactor's thread, each once, never inside call(). Calls are sent in their order; one
+/// whose deadline passes while it waits for its turn ends before the others.
 class api_client {
 public:
   using done_function = std::function<void(outcome)>;
 
-  /// Connects at the first call. `socket_path`: of --api-socket.
+  /// Connects at the first call. `socket_path`: of --api-socket. The reactor outlives the client.
   api_client(reactor::reactor& on, std::string socket_path);
-  /// Ends what is pending: refused (not sent yet) or lost. Where the reactor has ended callbacks are dropped uncalled.
+  /// Ends what is pending: refused (not sent yet) or lost, on the reactor's thread, so that a callback may still come
+  /// after this. Where the reactor ends instead callbacks are dropped uncalled.
   ~api_client();
   api_client(const api_client&) = delete;
   api_client& operator=(const api_client&) = delete;
@@ -69,6 +71,7 @@ public:
 private:
   class state;
   std::shared_ptr<state> state_;
+  reactor::reactor* on_;
 };
 
 } // namespace caisson::cloud_hypervisor

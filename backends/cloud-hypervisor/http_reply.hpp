@@ -14,6 +14,20 @@ namespace caisson::cloud_hypervisor {
 inline constexpr std::size_t most_reply_header_bytes = 16 * 1024;
 inline constexpr std::size_t most_reply_body_bytes = 4 << 20;
 
+/// What a status means, whatever the verb. The VMM documents some that it never sends (405) and sends some that it does
+/// not document (400 and 500 of vm.create).
+enum class answer_kind {
+  done,        ///< 2xx
+  invalid,     ///< 400: request or configuration; up to v53 a configuration's fault is `failed`
+  missing,     ///< 404: no VM, no such device; up to v52 `failed`
+  wrong_state, ///< 405
+  conflict,    ///< 409: an id that is taken; up to v53 `failed`
+  busy,        ///< 429: a vCPU is still leaving; 503: no free connection. Later it may work
+  failed,      ///< other 5xx: everything else, look at the chain
+  strange      ///< none of these: no Cloud Hypervisor
+};
+answer_kind answer_of(int status);
+
 struct http_reply {
   int status = 0;
   std::string body;
@@ -31,7 +45,7 @@ struct http_reply {
 /// The body of an error reply, whatever its form, as a chain. Never fails.
 std::vector<std::string> read_error_chain(std::string_view body);
 
-/// For messages and logs: control characters and what is not UTF-8 as \xNN, cut at `most` bytes.
+/// For messages and logs: printable ASCII stays (a backslash is doubled), everything else becomes \xNN; at most `most` bytes.
 std::string escaped_text(std::string_view text, std::size_t most);
 
 class reply_reader {

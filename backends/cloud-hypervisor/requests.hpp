@@ -113,7 +113,7 @@ request remove_device(const std::string& id);
 
 } // namespace requests
 
-/// Empty, or where our own schema forbids it: "PUT vm.create: memory.size: expected an integer of at most ...".
+/// Empty, or where our own schema forbids it: "memory.size: expected an integer from 1 to ..., got ...".
 std::string violation(const request& what);
 
 /// How releases differ, as far as a client sees it. One row holds from its `major` to the next row's.
