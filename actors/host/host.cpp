@@ -9,6 +9,8 @@
 #include <fstream>
 #include <sstream>
 
+#include "actors/host/cgroup.hpp"
+
 namespace caisson {
 namespace {
 
@@ -37,6 +39,23 @@ v1::ProcessFigures measure(const v1::MeasureProcess& m) {
   for (std::string line; std::getline(in, line);)
     if (line.starts_with("Pss:"))
       figures.set_pss_bytes(std::strtoull(line.c_str() + 4, nullptr, 10) * 1024);
+  return figures;
+}
+
+caf::result<v1::HostFigures> measure_host() {
+  v1::HostFigures figures;
+  std::ifstream in{"/proc/meminfo"};
+  for (std::string line; std::getline(in, line);) {
+    const auto value = [&](std::string_view name) {
+      return std::strtoull(line.c_str() + name.size(), nullptr, 10) * 1024;
+    };
+    if (line.starts_with("MemTotal:"))
+      figures.set_total_bytes(value("MemTotal:"));
+    else if (line.starts_with("MemAvailable:"))
+      figures.set_available_bytes(value("MemAvailable:"));
+  }
+  if (figures.total_bytes() == 0)
+    return make_error(ec::host_io, "/proc/meminfo: it has no MemTotal; is /proc mounted?");
   return figures;
 }
 
@@ -71,6 +90,8 @@ caf::result<v1::Empty> save(const v1::SaveText& m) {
 host_actor::behavior_type host_worker(host_actor::pointer) {
   return {
       [](const v1::MeasureProcess& m) { return measure(m); },
+      [](const v1::MeasureHost&) { return measure_host(); },
+      [cgroups = std::make_shared<host_cgroups>()](const v1::FollowCgroup& m) { return cgroups->follow(m); },
       [](const v1::PrepareDirectory& m) { return prepare(m.path()); },
       [](const v1::RemoveDirectory& m) { return remove(m.path()); },
       [](const v1::SaveText& m) { return save(m); },

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "actors/memory_hotplug/autosize_run.hpp"
 #include "actors/memory_hotplug/run.hpp"
 
 namespace caisson::memory_hotplug {
@@ -33,6 +34,7 @@ v1::MemoryStatus on_ready(self_ptr self, const v1::HotplugReady& m) {
   st.book.open(boot, m.spec().max_bytes(), boot_total, m.memory_target_bytes(), m.generation());
   apply(self, m.observed());
   apply(self, m.facts());
+  autosize_ready(self, m);
   return status_of(st);
 }
 
@@ -209,6 +211,17 @@ void on_facts(self_ptr self, const v1::AgentFacts& facts) {
   apply(self, facts);
   if (self->state.running)
     running_facts(self);
+  autosize_look(self);
+}
+
+void on_pressure(self_ptr self, const v1::MemoryPressure& m) {
+  if (!self->state.ready)
+    return;
+  v1::AgentFacts facts;
+  if (m.has_memory())
+    *facts.mutable_memory() = m.memory();
+  apply(self, facts);
+  autosize_pressure(self);
 }
 
 void on_tick(self_ptr self, std::uint64_t number) {
@@ -221,6 +234,8 @@ void on_tick(self_ptr self, std::uint64_t number) {
     st.look_timer = 0;
     if (!st.running && st.ended.empty())
       look_aside(self, {});
+  } else {
+    autosize_tick(self, number);
   }
 }
 
@@ -256,6 +271,8 @@ memory_hotplug_actor::behavior_type memory_hotplug(self_ptr self, settings set, 
       [self](const v1::ReadHotplug& m) { return on_read(self, m); },
       [self](const v1::VmEvent& m) { on_event(self, m); },
       [self](const v1::AgentFacts& m) { on_facts(self, m); },
+      [self](const v1::MemoryPressure& m) { on_pressure(self, m); },
+      [self](const v1::AutosizePolicy& m) { autosize_policy_changed(self, m); },
       [self](tick_atom, std::uint64_t number) { on_tick(self, number); },
   };
 }

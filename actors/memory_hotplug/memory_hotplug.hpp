@@ -33,6 +33,7 @@
 #include <vector>
 
 #include "actors/kept_promise.hpp"
+#include "actors/memory_hotplug/autosize.hpp"
 #include "actors/memory_hotplug/ledger.hpp"
 #include "actors/memory_hotplug/outcome.hpp"
 #include "actors/memory_hotplug/plan.hpp"
@@ -48,6 +49,9 @@ struct settings {
   std::chrono::milliseconds operation_timeout{300'000}; ///< where a request names no deadline
   std::chrono::milliseconds poll_interval{250};         ///< for what events should have told
   std::chrono::milliseconds retry_delay{1'000};         ///< after a DIMM was refused
+  std::chrono::milliseconds autosize_look{1'000};       ///< at the guest's figures, beside its pressure notices
+  std::chrono::milliseconds autosize_look_without_pressure{500}; ///< where its kernel has none
+  resize_actor wishes; ///< for automatic memory; nobody: there is none
 };
 
 using moment = std::chrono::steady_clock::time_point;
@@ -96,6 +100,18 @@ struct change {
   std::set<std::string> stubborn;
 };
 
+/// Automatic memory (autosize_run.hpp).
+struct automatic_memory {
+  autosizer sizer;
+  v1::AutosizePolicy policy;
+  std::uint64_t own_use_bytes = 0; ///< of the guest without its workload
+  std::uint64_t high_bytes = 0;    ///< memory.high of the workload, as it was last set
+  std::uint64_t timer = 0;         ///< of the next look; 0: none is set
+  bool wishing = false;            ///< a wish has no answer yet
+  bool following = false;          ///< the operation of a wish has begun and its end was not looked at yet
+  bool limiting = false;           ///< a request for high_bytes has no answer yet
+};
+
 /// A look at VMM and guest that somebody waits for beside a change.
 struct aside {
   kept_promise<v1::MemoryStatus> status;
@@ -117,6 +133,7 @@ struct state {
   v1::GuestFeatures features;
   std::uint64_t guest_block_bytes = 0;
   ledger book;
+  automatic_memory automatic;
   std::string ended; ///< not empty: the VM has ended, and how
   bool paused = false;
 

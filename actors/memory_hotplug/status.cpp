@@ -41,6 +41,8 @@ v1::MemoryStatus status_of(const state& st) {
     m.set_slots_total(situation_of(st).slots_total);
   m.set_generation(st.book.generation());
   m.set_guest_available_bytes(st.book.guest_available_bytes());
+  if (st.automatic.policy.enabled())
+    *m.mutable_autosize() = st.automatic.policy;
   return m;
 }
 

@@ -40,6 +40,13 @@ private:
 host_actor::behavior_type model_host(host_actor::pointer, house* h, std::shared_ptr<fence> f) {
   return {
       [](const v1::MeasureProcess&) { return v1::ProcessFigures{}; },
+      [](const v1::MeasureHost&) {
+        v1::HostFigures f;
+        f.set_total_bytes(std::uint64_t{64} << 30);
+        f.set_available_bytes(std::uint64_t{60} << 30);
+        return f;
+      },
+      [](const v1::FollowCgroup&) { return v1::CgroupFollowed{}; },
       [h, f](const v1::PrepareDirectory& m) {
         if (!f->down)
           h->directories.insert(m.path());
