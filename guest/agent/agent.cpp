@@ -13,6 +13,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <cstring>
 #include <string_view>
 #include <utility>
 #include <variant>
@@ -47,13 +48,26 @@ agent::agent(agent_settings settings)
                            }},
       processes_{loop_, session_},
       hotplug_{loop_,
-               {settings.is_init, settings.boot_mem_total_bytes},
-               [this](std::uint64_t id, const v1::AgentFacts& facts) {
-                 v1::AgentReply answer;
-                 answer.set_id(id);
-                 *answer.mutable_facts() = facts;
-                 reply(std::move(answer));
-               }} {
+               {settings.is_init, settings.is_init || settings.may_change_blocks},
+               [this] { return facts(); },
+               [this](std::uint64_t id, const v1::AgentFacts& facts) { answer_facts(id, facts); },
+               [this](std::uint64_t id, const v1::AgentBlocks& blocks) { answer_blocks(id, blocks); }},
+      workload_{loop_, settings_.workload_cgroup,
+                [this](std::uint64_t id, int error_number) {
+                  if (error_number == 0)
+                    answer_facts(id, facts());
+                  else
+                    answer_failure(id, failure(error_number, std::string{"cannot set the workload's limits: "} +
+                                                                 strerror(error_number)));
+                },
+                [this](v1::MemoryPressure pressure) {
+                  auto now = facts();
+                  pressure.mutable_memory()->Swap(now.mutable_memory());
+                  v1::AgentNotice notice;
+                  *notice.mutable_pressure() = std::move(pressure);
+                  session_.send_notice(std::move(notice));
+                }} {
+  processes_.run_in(workload_.leaf());
   watch_signals();
   uevents_.emplace(loop_, [this](const uevents::event& event) { on_uevent(event); });
   loop_.before_sleep([this] {
@@ -62,38 +76,61 @@ agent::agent(agent_settings settings)
   });
 }
 
-void agent::run(unique_fd channel) {
-  if (channel) {
-    use_channel(std::move(channel));
-  } else {
-    watch_kernel_log();
-    loop_.after(port_deadline, [this] {
-      if (!transport_)
-        fatal("there is no virtio-serial port named " + std::string{guest_protocol::port_name} +
-              "; the virtual machine needs a virtio-serial device with such a port");
-    });
-    look_for_port();
-    hotplug_.on_memory_event();
-  }
+void agent::run() {
+  workload_.make();
+  processes_.run_in(workload_.leaf());
+  watch_kernel_log();
+  loop_.after(port_deadline, [this] {
+    if (!transport_ && !has_vsock_device())
+      fatal("there is neither a virtio-serial port named " + std::string{guest_protocol::port_name} +
+            " nor a vsock device; the virtual machine needs one of them");
+  });
+  look_for_port();
+  if (!transport_)
+    if (auto listening = listen_on_vsock(guest_protocol::vsock_port))
+      listen_on(std::move(listening));
+  hotplug_.on_memory_event();
   loop_.run();
 }
 
-void agent::use_channel(unique_fd channel) {
-  transport_.emplace(loop_, std::move(channel),
+void agent::run_on(unique_fd channel) {
+  use_channel(std::move(channel), transport::kind::socket);
+  loop_.run();
+}
+
+void agent::run_behind(unique_fd listening) {
+  listen_on(std::move(listening));
+  loop_.run();
+}
+
+void agent::listen_on(unique_fd listening) {
+  listener_.emplace(loop_, std::move(listening), [this](unique_fd connection) {
+    // The host has one connection; it makes another when it no longer trusts the first.
+    forget_host();
+    use_channel(std::move(connection), transport::kind::socket);
+  });
+}
+
+void agent::use_channel(unique_fd channel, transport::kind what) {
+  transport_.emplace(loop_, std::move(channel), what,
                      transport::events{
                          .on_bytes = [this](std::span<const std::byte> bytes) { session_.feed(bytes); },
                          .wants_bytes = [this] { return session_.wants_input(); },
                          .next_output = [this] { return session_.take_output(); },
                          .on_gone =
                              [this] {
-                               session_.disconnected();
-                               processes_.detach_all();
-                               hotplug_.forget_waits();
-                               if (!settings_.is_init)
+                               forget_host();
+                               if (!settings_.is_init && !listener_)
                                  loop_.stop();
                              },
-                     },
-                     settings_.is_init ? port_gone_after : 0ms);
+                     });
+}
+
+void agent::forget_host() {
+  session_.disconnected();
+  processes_.detach_all();
+  hotplug_.forget_waits();
+  workload_.forget_host();
 }
 
 void agent::look_for_port() {
@@ -103,16 +140,27 @@ void agent::look_for_port() {
   if (device.empty())
     return;
   auto port = open_port(device);
-  if (port)
-    use_channel(std::move(port));
-  else if (errno != ENOENT)  // the node follows its event
+  if (port) {
+    listener_.reset();
+    use_channel(std::move(port), transport::kind::port);
+  } else if (errno != ENOENT) { // the node follows its event
     report("cannot open " + device, errno);
+  }
+}
+
+v1::AgentFacts agent::facts() const {
+  v1::AgentFacts facts;
+  *facts.mutable_memory() = read_memory_facts(settings_.boot_mem_total_bytes);
+  *facts.mutable_cpus() = read_cpu_facts();
+  workload_.add_facts(facts);
+  return facts;
 }
 
 void agent::on_open() {
   transport_->drop_output();
   processes_.detach_all();
   hotplug_.forget_waits();
+  workload_.forget_host();
   v1::AgentHello hello;
   hello.set_protocol_version(guest_protocol::protocol_version);
   hello.set_agent_version(CAISSON_VERSION);
@@ -120,14 +168,29 @@ void agent::on_open() {
   ::uname(&name);
   hello.set_kernel_release(name.release);
   hello.set_architecture(name.machine);
-  auto facts = hotplug_.facts();
-  hello.mutable_memory()->Swap(facts.mutable_memory());
-  hello.mutable_cpus()->Swap(facts.mutable_cpus());
+  auto now = facts();
+  hello.mutable_memory()->Swap(now.mutable_memory());
+  hello.mutable_cpus()->Swap(now.mutable_cpus());
   *hello.mutable_features() = read_features();
+  hello.mutable_features()->set_workload_cgroup(workload_.usable());
   session_.send_hello(std::move(hello));
 }
 
 void agent::reply(v1::AgentReply answer) { session_.send_reply(std::move(answer)); }
+
+void agent::answer_facts(std::uint64_t id, const v1::AgentFacts& facts) {
+  v1::AgentReply answer;
+  answer.set_id(id);
+  *answer.mutable_facts() = facts;
+  reply(std::move(answer));
+}
+
+void agent::answer_blocks(std::uint64_t id, const v1::AgentBlocks& blocks) {
+  v1::AgentReply answer;
+  answer.set_id(id);
+  *answer.mutable_blocks() = blocks;
+  reply(std::move(answer));
+}
 
 void agent::answer_failure(std::uint64_t id, const v1::AgentFailure& failure) {
   v1::AgentReply answer;
@@ -148,8 +211,7 @@ void agent::on_request(const v1::AgentRequest& request) {
   };
   switch (request.ask_case()) {
   case v1::AgentRequest::kReadFacts:
-    *answer.mutable_facts() = hotplug_.facts();
-    reply(std::move(answer));
+    answer_facts(request.id(), facts());
     return;
   case v1::AgentRequest::kAwaitMemory:
     if (!hotplug_.await_memory(request.id(), request.await_memory()))
@@ -157,6 +219,29 @@ void agent::on_request(const v1::AgentRequest& request) {
     return;
   case v1::AgentRequest::kSetOnlineCpus:
     hotplug_.set_online_cpus(request.id(), request.set_online_cpus());
+    return;
+  case v1::AgentRequest::kReadMemoryBlocks: {
+    const auto& part = request.read_memory_blocks();
+    answer_blocks(request.id(), hotplug_.blocks(part.address(), part.size_bytes()));
+    return;
+  }
+  case v1::AgentRequest::kOfflineMemory:
+    if (!hotplug_.offline_memory(request.id(), request.offline_memory()))
+      answer_failure(request.id(), failure(EBUSY, "another part of the memory is being taken offline"));
+    return;
+  case v1::AgentRequest::kSetWorkloadLimits:
+    if (!workload_.usable())
+      answer_failure(request.id(), failure(ENOTSUP, "there is no cgroup for the workload: this kernel lacks "
+                                                    "CONFIG_MEMCG, or it is switched off (cgroup_disable=memory)"));
+    else if (!workload_.set_limits(request.id(), request.set_workload_limits()))
+      answer_failure(request.id(), failure(EBUSY, "too many changes of the workload's limits are pending"));
+    return;
+  case v1::AgentRequest::kWatchPressure:
+    if (const int refused = workload_.watch_pressure(request.watch_pressure()); refused != 0)
+      answer_failure(request.id(), failure(refused, std::string{"cannot watch the workload's memory pressure: "} +
+                                                        strerror(refused)));
+    else
+      done_or(std::nullopt);
     return;
   case v1::AgentRequest::kExecStart: {
     auto result = processes_.start(request.exec_start());
@@ -201,12 +286,13 @@ void agent::on_uevent(const uevents::event& event) {
 void agent::tell_changes() {
   change_timer_ = false;
   v1::AgentNotice notice;
-  *notice.mutable_facts_changed() = hotplug_.facts();
+  *notice.mutable_facts_changed() = facts();
   auto compared = notice.facts_changed();
   compared.mutable_memory()->clear_mem_available_bytes();
-  auto facts = compared.SerializeAsString();
-  if (facts != told_facts_ && session_.is_open() && session_.send_notice(std::move(notice)))
-    told_facts_ = std::move(facts);
+  compared.mutable_memory()->clear_workload_bytes();
+  auto told = compared.SerializeAsString();
+  if (told != told_facts_ && session_.is_open() && session_.send_notice(std::move(notice)))
+    told_facts_ = std::move(told);
 }
 
 void agent::watch_signals() {
@@ -240,8 +326,8 @@ void agent::reap() {
   while (const pid_t pid = ::waitpid(-1, &status, WNOHANG)) {
     if (pid < 0)
       return;
-    if (!processes_.on_exit(pid, status))
-      hotplug_.on_exit(pid, status);
+    if (!processes_.on_exit(pid, status) && !hotplug_.on_exit(pid, status))
+      workload_.on_exit(pid, status);
   }
 }
 

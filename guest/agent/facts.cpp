@@ -14,7 +14,7 @@ namespace caisson::agent {
 
 namespace {
 
-const std::string memory_root = "/sys/devices/system/memory";
+std::string memory_root = "/sys/devices/system/memory";
 const std::string cpu_root = "/sys/devices/system/cpu";
 
 std::uint64_t meminfo_bytes(std::string_view text, std::string_view key) {
@@ -26,6 +26,13 @@ std::uint64_t meminfo_bytes(std::string_view text, std::string_view key) {
   if (at != std::string_view::npos)
     std::from_chars(text.data() + at, text.data() + text.size(), kib);
   return kib * 1024;
+}
+
+std::uint64_t read_hex(const std::string& path) {
+  const auto text = read_line(path);
+  std::uint64_t n = 0;
+  std::from_chars(text.data(), text.data() + text.size(), n, 16);
+  return n;
 }
 
 bool is_block(std::string_view name) {
@@ -54,10 +61,7 @@ v1::MemoryFacts read_memory_facts(std::uint64_t boot_mem_total_bytes) {
   facts.set_mem_total_bytes(mem_total_bytes());
   facts.set_mem_available_bytes(meminfo_bytes(meminfo, "MemAvailable:"));
   facts.set_boot_mem_total_bytes(boot_mem_total_bytes);
-  const auto block_size = read_line(memory_root + "/block_size_bytes");
-  std::uint64_t bytes = 0;
-  std::from_chars(block_size.data(), block_size.data() + block_size.size(), bytes, 16);
-  facts.set_block_size_bytes(bytes);
+  facts.set_block_size_bytes(read_hex(memory_root + "/block_size_bytes"));
   std::uint32_t online = 0, offline = 0;
   for (const auto& name : list_directory(memory_root, "memory"))
     if (is_block(name))
@@ -92,14 +96,49 @@ v1::GuestFeatures read_features() {
   }
   features.set_virtio_mem(exists("/sys/bus/virtio/drivers/virtio_mem"));
   features.set_memory_probe(exists(memory_root + "/probe"));
+  features.set_pressure(!read_line("/proc/pressure/memory").empty());
+  // The negotiated features are a line of bits, lowest first.
+  constexpr std::size_t reporting = 5; // VIRTIO_BALLOON_F_REPORTING
+  const std::string balloons = "/sys/bus/virtio/drivers/virtio_balloon/";
+  for (const auto& device : list_directory(balloons, "virtio"))
+    if (const auto bits = read_line(balloons + device + "/features"); bits.size() > reporting && bits[reporting] == '1')
+      features.set_free_page_reporting(true);
   return features;
 }
 
-std::vector<std::pair<std::string, std::string>> offline_memory_blocks() {
+void use_memory_root(std::string path) { memory_root = std::move(path); }
+
+std::string block_state_file(const std::string& block_name) { return memory_root + "/" + block_name + "/state"; }
+
+std::vector<memory_block> memory_blocks(std::uint64_t address, std::uint64_t size_bytes) {
+  std::vector<memory_block> blocks;
+  const auto block_size = read_hex(memory_root + "/block_size_bytes");
+  for (const auto& name : list_directory(memory_root, "memory")) {
+    const auto directory = memory_root + "/" + name;
+    if (!is_block(name) || block_size == 0)
+      continue;
+    memory_block block;
+    block.name = name;
+    block.address = read_hex(directory + "/phys_index") * block_size;
+    block.size_bytes = block_size;
+    if (block.address < address || block.address - address >= size_bytes)
+      continue;
+    block.state = read_line(directory + "/state");
+    if (block.state == "online") {
+      block.zone = read_line(directory + "/valid_zones");
+      block.zone.resize(std::min(block.zone.size(), block.zone.find(' ')));
+    }
+    blocks.push_back(std::move(block));
+  }
+  std::sort(blocks.begin(), blocks.end(), [](const auto& a, const auto& b) { return a.address < b.address; });
+  return blocks;
+}
+
+std::vector<std::pair<std::string, std::string>> offline_memory_blocks(const std::set<std::string>& except) {
   std::vector<std::pair<std::string, std::string>> writes;
   for (const auto& name : list_directory(memory_root, "memory")) {
-    const auto state = memory_root + "/" + name + "/state";
-    if (is_block(name) && read_line(state) == "offline")
+    const auto state = block_state_file(name);
+    if (is_block(name) && !except.contains(name) && read_line(state) == "offline")
       writes.emplace_back(state, "online_movable");
   }
   return writes;

@@ -3,6 +3,7 @@
 #include "messages/agent.pb.h"
 
 #include <cstdint>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -17,8 +18,24 @@ v1::MemoryFacts read_memory_facts(std::uint64_t boot_mem_total_bytes);
 v1::CpuFacts read_cpu_facts();
 v1::GuestFeatures read_features();
 
-/// The files to write, with their values, to bring every plugged memory block online as movable.
-std::vector<std::pair<std::string, std::string>> offline_memory_blocks();
+/// One block of memory as sysfs shows it.
+struct memory_block {
+  std::string name; ///< "memory41"
+  std::uint64_t address = 0, size_bytes = 0;
+  std::string state; ///< "online", "offline", "going-offline"
+  std::string zone;  ///< "" where it is not online
+};
+
+/// Those that lie in this part of the physical memory, by address.
+std::vector<memory_block> memory_blocks(std::uint64_t address, std::uint64_t size_bytes);
+
+std::string block_state_file(const std::string& block_name);
+
+/// The files to write, with their values, to bring every plugged memory block online as movable, but for these.
+std::vector<std::pair<std::string, std::string>> offline_memory_blocks(const std::set<std::string>& except = {});
+
+/// For tests: another directory than /sys/devices/system/memory.
+void use_memory_root(std::string path);
 
 /// The files to write to come nearer to `online` running processors: lowest first up, highest first down, processor 0
 /// never. Empty when nothing can be done now: reached, or the processors are not plugged.

@@ -9,15 +9,10 @@ namespace caisson::agent {
 
 using std::chrono::milliseconds;
 
-hotplug::hotplug(event_loop& loop, settings s, answer on_answer)
-    : loop_{loop}, settings_{s}, on_answer_{std::move(on_answer)} {}
-
-v1::AgentFacts hotplug::facts() const {
-  v1::AgentFacts facts;
-  *facts.mutable_memory() = read_memory_facts(settings_.boot_mem_total_bytes);
-  *facts.mutable_cpus() = read_cpu_facts();
-  return facts;
-}
+hotplug::hotplug(event_loop& loop, settings s, std::function<v1::AgentFacts()> facts, answer on_answer,
+                 blocks_answer on_blocks)
+    : loop_{loop}, settings_{s}, facts_{std::move(facts)}, on_answer_{std::move(on_answer)},
+      on_blocks_{std::move(on_blocks)}, writer_{loop}, offliner_{loop} {}
 
 bool hotplug::await_memory(std::uint64_t request_id, const v1::AwaitMemory& wanted) {
   if (memory_waits_.size() >= waits_max)
@@ -27,6 +22,7 @@ bool hotplug::await_memory(std::uint64_t request_id, const v1::AwaitMemory& want
                            wanted.mem_total_at_most_bytes(),
                            clock::now() + milliseconds{std::min(wanted.wait_ms(), wait_ms_max)},
                            {}});
+  release_blocks();
   online_memory();
   step_memory();
   tick();
@@ -44,6 +40,7 @@ bool hotplug::set_online_cpus(std::uint64_t request_id, const v1::SetOnlineCpus&
 }
 
 void hotplug::on_memory_event() {
+  forget_gone_blocks();
   online_memory();
   step_memory();
 }
@@ -55,17 +52,20 @@ void hotplug::on_cpu_event() {
 void hotplug::forget_waits() {
   memory_waits_.clear();
   cpu_wait_.reset();
+  if (offline_job_)
+    offline_job_->request_id = 0;
+  release_blocks();
 }
 
 // Blocks come online by themselves where the kernel has auto_online_blocks; this takes care of the rest.
 void hotplug::online_memory() {
-  if (!settings_.may_change)
+  if (!settings_.may_change_blocks)
     return;
   if (memory_job_) {
     memory_again_ = true;
     return;
   }
-  auto blocks = offline_memory_blocks();
+  auto blocks = offline_memory_blocks(held_);
   if (blocks.empty())
     return;
   memory_job_ = true;
@@ -92,14 +92,14 @@ void hotplug::step_memory() {
     // MemTotal counts a block a moment before its state says online: the answer waits until both say the same, but not
     // for a block that stays offline.
     const bool settled =
-        reached && (now - wait.reached_at >= settle_for || (!memory_job_ && offline_memory_blocks().empty()));
+        reached && (now - wait.reached_at >= settle_for || (!memory_job_ && offline_memory_blocks(held_).empty()));
     if (!settled && now < wait.deadline)
       return false;
     done.push_back(wait.request_id);
     return true;
   });
   for (const auto id : done)
-    on_answer_(id, facts());
+    on_answer_(id, facts_());
 }
 
 void hotplug::step_cpus() {
@@ -114,7 +114,7 @@ void hotplug::step_cpus() {
     return;
   }
   cpu_wait_->tried = true;
-  if (cpu_job_ || !settings_.may_change || now < cpu_wait_->not_before)
+  if (cpu_job_ || !settings_.may_change_cpus || now < cpu_wait_->not_before)
     return;
   auto steps = cpu_steps(cpu_wait_->online);
   if (steps.empty())
@@ -130,7 +130,7 @@ void hotplug::step_cpus() {
 
 void hotplug::answer_cpus() {
   if (const auto wait = std::exchange(cpu_wait_, std::nullopt))
-    on_answer_(wait->request_id, facts());
+    on_answer_(wait->request_id, facts_());
 }
 
 void hotplug::tick() {

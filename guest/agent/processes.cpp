@@ -45,7 +45,7 @@ std::variant<v1::ExecStarted, v1::AgentFailure> processes::start(const v1::ExecS
     forget_streams();
     return failure(EINVAL, "a stream number is 0 or in use, or too many commands run");
   }
-  auto child = spawn(request);
+  auto child = spawn(request, cgroup_);
   if (child.pid < 0) {
     forget_streams();
     return failure(child.error_number, child.what);

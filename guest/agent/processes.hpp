@@ -11,6 +11,7 @@
 #include <map>
 #include <optional>
 #include <set>
+#include <string>
 #include <unordered_map>
 #include <variant>
 #include <vector>
@@ -29,6 +30,9 @@ namespace caisson::agent {
 class processes {
 public:
   processes(event_loop& loop, guest_protocol::guest_session& session) : loop_{loop}, session_{session} {}
+
+  /// Where commands run from now on (spawn.hpp).
+  void run_in(std::string cgroup) { cgroup_ = std::move(cgroup); }
 
   std::variant<v1::ExecStarted, v1::AgentFailure> start(const v1::ExecStart& request);
   std::optional<v1::AgentFailure> signal(const v1::ExecSignal& request);
@@ -86,6 +90,7 @@ private:
 
   event_loop& loop_;
   guest_protocol::guest_session& session_;
+  std::string cgroup_;
   std::uint64_t next_id_ = 1;
   std::map<std::uint64_t, process> processes_;
   std::unordered_map<std::uint32_t, std::uint64_t> by_stream_;

@@ -19,8 +19,9 @@ struct spawned {
 };
 
 /// Starts argv in its own session. A program that is not there ends with 127, one that cannot be executed with 126,
-/// each with a line on its standard error.
-spawned spawn(const v1::ExecStart& request);
+/// each with a line on its standard error. It runs in the control group of this directory from its first moment on; ""
+/// leaves it in the agent's.
+spawned spawn(const v1::ExecStart& request, const std::string& cgroup);
 
 /// Signals as a fresh process has them: to be called in a child before it executes anything.
 void reset_signals();

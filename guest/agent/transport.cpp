@@ -11,18 +11,18 @@
 
 namespace caisson::agent {
 
-transport::transport(event_loop& loop, unique_fd channel, events handlers, std::chrono::milliseconds gone_after)
-    : loop_{loop}, channel_{std::move(channel)}, handlers_{std::move(handlers)}, gone_after_{gone_after},
-      input_(64 * 1024) {
+transport::transport(event_loop& loop, unique_fd channel, kind what, events handlers)
+    : loop_{loop}, channel_{std::move(channel)}, kind_{what}, handlers_{std::move(handlers)}, input_(64 * 1024) {
   ::fcntl(channel_.get(), F_SETFL, ::fcntl(channel_.get(), F_GETFL) | O_NONBLOCK);
   // Edge-triggered: a port without a host is "readable" for ever, and a level-triggered loop would never sleep.
-  loop_.watch(channel_.get(), EPOLLIN | EPOLLOUT | EPOLLET, [this](std::uint32_t) { wake(); });
+  loop_.watch(channel_.get(), EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, [this](std::uint32_t) { wake(); });
 }
 
 transport::~transport() {
   if (gone_timer_)
     loop_.cancel(*gone_timer_);
-  loop_.forget(channel_.get());
+  if (!is_closed())
+    loop_.forget(channel_.get());
 }
 
 bool transport::host_is_there() const {
@@ -36,20 +36,31 @@ void transport::pump() {
   check_host();
 }
 
+void transport::end() {
+  if (is_closed())
+    return;
+  loop_.forget(channel_.get());
+  channel_.reset();
+  output_.clear();
+  handlers_.on_gone();
+}
+
 void transport::read_all() {
-  while (readable_ && handlers_.wants_bytes()) {
+  while (readable_ && !is_closed() && handlers_.wants_bytes()) {
     const auto n = ::read(channel_.get(), input_.data(), input_.size());
     if (n > 0) {
       told_gone_ = false;
       handlers_.on_bytes(std::span{input_}.first(static_cast<std::size_t>(n)));
     } else if (n == 0 || errno != EINTR) {
       readable_ = false;
+      if (kind_ == kind::socket && (n == 0 || errno != EAGAIN))
+        end();
     }
   }
 }
 
 void transport::write_all() {
-  while (writable_) {
+  while (writable_ && !is_closed()) {
     if (output_at_ == output_.size()) {
       output_ = handlers_.next_output();
       output_at_ = 0;
@@ -59,15 +70,24 @@ void transport::write_all() {
     const auto n = ::write(channel_.get(), output_.data() + output_at_, output_.size() - output_at_);
     if (n > 0)
       output_at_ += static_cast<std::size_t>(n);
-    else if (errno != EINTR)
+    else if (errno != EINTR) {
       writable_ = false;
+      if (kind_ == kind::socket && errno != EAGAIN)
+        end();
+    }
   }
 }
 
 void transport::check_host() {
-  if (told_gone_ || gone_timer_ || host_is_there())
+  if (is_closed() || host_is_there())
     return;
-  gone_timer_ = loop_.after(gone_after_, [this] {
+  if (kind_ == kind::socket) {
+    end();
+    return;
+  }
+  if (told_gone_ || gone_timer_)
+    return;
+  gone_timer_ = loop_.after(port_gone_after, [this] {
     gone_timer_.reset();
     if (host_is_there()) {
       readable_ = writable_ = true;

@@ -14,13 +14,13 @@
 
 namespace caisson::agent {
 
-/// The bytes between agent and host: a virtio-serial port, or a connected socket in tests. Everything that differs from
-/// one channel to another ends here.
+/// The bytes between agent and host: a virtio-serial port, or a connected socket (vsock; AF_UNIX in tests). Everything
+/// that differs from one channel to another ends here.
 ///
-/// A port outlives the host's connections. The kernel tells of a coming and going host by waking the port's waiters and
+/// A socket is one connection of the host; its end is final. A port outlives the host's connections. The kernel tells of a coming and going host by waking the port's waiters and
 /// by SIGIO. The two are not in order with the data: bytes can arrive before the port counts as connected, and the news
 /// of an old connection's end after the first bytes of the next. So a missing host is believed only when it has been
-/// missing for a while (`gone_after`).
+/// missing for a while (`port_gone_after`).
 class transport {
 public:
   struct events {
@@ -30,7 +30,9 @@ public:
     std::function<void()> on_gone;                       ///< the host has gone
   };
 
-  transport(event_loop& loop, unique_fd channel, events handlers, std::chrono::milliseconds gone_after);
+  enum class kind { port, socket };
+
+  transport(event_loop& loop, unique_fd channel, kind what, events handlers);
   ~transport();
 
   /// Reads and writes what is possible now. Called before each sleep.
@@ -47,14 +49,16 @@ public:
 
 private:
   bool host_is_there() const;
+  bool is_closed() const { return !channel_; }
+  void end();
   void read_all();
   void write_all();
   void check_host();
 
   event_loop& loop_;
   unique_fd channel_;
+  const kind kind_;
   events handlers_;
-  std::chrono::milliseconds gone_after_;
   bool readable_ = true; // edge-triggered: true until read says that there is nothing
   bool writable_ = true;
   bool told_gone_ = true;
@@ -64,7 +68,7 @@ private:
   std::size_t output_at_ = 0;
 };
 
-/// How long a port's host has to be missing; a socket's end is final (0).
+/// How long a port's host has to be missing.
 inline constexpr std::chrono::milliseconds port_gone_after{500};
 
 /// The device of the virtio-serial port with this name ("/dev/vport1p1"), or "" while there is none.

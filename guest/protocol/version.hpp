@@ -12,6 +12,10 @@ inline constexpr std::uint32_t protocol_version = 1;
 /// Name of the virtio-serial port, as the VMM declares it and as the agent finds it in /sys/class/virtio-ports/*/name.
 inline constexpr std::string_view port_name = "caisson.agent.0";
 
+/// Port of the agent's vsock socket, where the machine has no virtio-serial port of that name (Cloud Hypervisor: the host
+/// connects to the VMM's Unix socket and says "CONNECT 1024").
+inline constexpr std::uint32_t vsock_port = 1024;
+
 /// A whole frame, header included, is never longer.
 inline constexpr std::size_t frame_bytes_max = 64 * 1024;
 inline constexpr std::size_t frame_header_bytes = 32;

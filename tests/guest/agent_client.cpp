@@ -142,4 +142,24 @@ bool agent_client::write(command& c, const std::string& text, milliseconds limit
   });
 }
 
+pid_t start_with_socket(std::vector<std::string> arguments, int& our_end) {
+  int ends[2];
+  if (::socketpair(AF_UNIX, SOCK_STREAM, 0, ends) != 0)
+    return -1;
+  our_end = ends[0];
+  ::fcntl(our_end, F_SETFD, FD_CLOEXEC);
+  arguments.insert(arguments.begin() + 1, {"--test-socket", std::to_string(ends[1])});
+  std::vector<char*> argv;
+  for (auto& argument : arguments)
+    argv.push_back(argument.data());
+  argv.push_back(nullptr);
+  const pid_t pid = ::fork();
+  if (pid == 0) {
+    ::execv(argv[0], argv.data());
+    ::_exit(127);
+  }
+  ::close(ends[1]);
+  return pid;
+}
+
 } // namespace caisson::guest_protocol

@@ -2,6 +2,8 @@
 
 #include "guest/protocol/host_session.hpp"
 
+#include <sys/types.h>
+
 #include <chrono>
 #include <cstdint>
 #include <functional>
@@ -66,5 +68,8 @@ private:
   std::uint32_t next_stream_ = 1;
   std::map<std::uint64_t, command> commands_; // by request id
 };
+
+/// A program at the other end of a socketpair (`--test-socket FD` comes before its other arguments); reaped by the caller.
+pid_t start_with_socket(std::vector<std::string> arguments, int& our_end);
 
 } // namespace caisson::guest_protocol

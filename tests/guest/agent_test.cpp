@@ -5,10 +5,14 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <chrono>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
 #include <string>
 #include <vector>
 
@@ -17,27 +21,6 @@ namespace {
 
 using namespace std::chrono_literals;
 constexpr auto patience = std::chrono::milliseconds{20s};
-
-/// A program at the other end of a socketpair; reaped by the caller.
-pid_t start_with_socket(std::vector<std::string> arguments, int& our_end) {
-  int ends[2];
-  if (::socketpair(AF_UNIX, SOCK_STREAM, 0, ends) != 0)
-    return -1;
-  our_end = ends[0];
-  ::fcntl(our_end, F_SETFD, FD_CLOEXEC);
-  arguments.insert(arguments.begin() + 1, {"--test-socket", std::to_string(ends[1])});
-  std::vector<char*> argv;
-  for (auto& argument : arguments)
-    argv.push_back(argument.data());
-  argv.push_back(nullptr);
-  const pid_t pid = ::fork();
-  if (pid == 0) {
-    ::execv(argv[0], argv.data());
-    ::_exit(127);
-  }
-  ::close(ends[1]);
-  return pid;
-}
 
 /// The real agent as an ordinary process on a socketpair: its commands run on this machine, hotplug is only looked at.
 class agent : public ::testing::Test {
@@ -276,6 +259,81 @@ struct hostile {
   pid_t pid = -1;
   std::optional<agent_client> client;
 };
+
+/// The real agent behind a listening socket, as it is in a guest that the host reaches by vsock.
+class agent_behind_a_listener : public ::testing::Test {
+protected:
+  void SetUp() override {
+    char name[] = "/tmp/caisson-agent-test-XXXXXX";
+    ASSERT_NE(::mkdtemp(name), nullptr);
+    directory_ = name;
+    const int listening = ::socket(AF_UNIX, SOCK_STREAM, 0);
+    address_.sun_family = AF_UNIX;
+    std::strncpy(address_.sun_path, (directory_ + "/agent").c_str(), sizeof address_.sun_path - 1);
+    ASSERT_EQ(::bind(listening, reinterpret_cast<const sockaddr*>(&address_), sizeof address_), 0);
+    ASSERT_EQ(::listen(listening, 8), 0);
+    auto number = std::to_string(listening);
+    pid_ = ::fork();
+    if (pid_ == 0) {
+      ::execl(CAISSON_AGENT, CAISSON_AGENT, "--test-listen", number.c_str(), nullptr);
+      ::_exit(127);
+    }
+    ::close(listening);
+    ASSERT_GT(pid_, 0);
+  }
+  void TearDown() override {
+    ::kill(pid_, SIGTERM);
+    int status = 0;
+    EXPECT_EQ(::waitpid(pid_, &status, 0), pid_);
+    std::filesystem::remove_all(directory_);
+  }
+
+  int connection() {
+    const int fd = ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    EXPECT_EQ(::connect(fd, reinterpret_cast<const sockaddr*>(&address_), sizeof address_), 0);
+    return fd;
+  }
+  static bool greeted(agent_client& client) {
+    return client.wait(patience, [&] { return client.hello.has_value(); });
+  }
+
+  pid_t pid_ = -1;
+  std::string directory_;
+  sockaddr_un address_{};
+};
+
+TEST_F(agent_behind_a_listener, serves_one_connection_after_another) {
+  for (int n = 0; n < 3; ++n) {
+    agent_client client{connection()};
+    ASSERT_TRUE(greeted(client));
+    auto& c = client.start({"/bin/sh", "-c", "echo here; exit 3"});
+    ASSERT_TRUE(client.finish(c, patience));
+    EXPECT_EQ(c.exited->exit_code(), 3);
+    EXPECT_EQ(c.output, "here\n");
+  }
+}
+
+TEST_F(agent_behind_a_listener, a_new_connection_replaces_the_old) {
+  agent_client old{connection()};
+  ASSERT_TRUE(greeted(old));
+  auto& held = old.start({"/bin/cat"});
+  ASSERT_TRUE(old.wait(patience, [&] { return held.exec_id != 0; }));
+  agent_client fresh{connection()};
+  ASSERT_TRUE(greeted(fresh));
+  EXPECT_FALSE(old.wait(patience, [] { return false; }));
+  EXPECT_TRUE(old.closed);
+  auto& c = fresh.start({"/bin/true"});
+  ASSERT_TRUE(fresh.finish(c, patience));
+  EXPECT_EQ(c.exited->exit_code(), 0);
+}
+
+TEST_F(agent_behind_a_listener, half_a_frame_of_a_connection_that_ends_harms_nobody) {
+  const int broken = connection();
+  ASSERT_EQ(::send(broken, "half", 4, MSG_NOSIGNAL), 4);
+  ::close(broken);
+  agent_client client{connection()};
+  EXPECT_TRUE(greeted(client));
+}
 
 TEST(hostile_agent, lies) {
   hostile guest{"lie"};

@@ -2,6 +2,7 @@
 #include "guest/agent/event_loop.hpp"
 #include "guest/agent/facts.hpp"
 #include "guest/agent/files.hpp"
+#include "guest/agent/listener.hpp"
 #include "guest/agent/report.hpp"
 #include "guest/agent/transport.hpp"
 #include "guest/agent/uevents.hpp"
@@ -48,8 +49,10 @@ public:
                                     .on_stopped = nullptr,
                                 }} {}
 
-  void serve(unique_fd channel, bool is_init) {
-    transport_.emplace(loop_, std::move(channel),
+  void serve(unique_fd channel, transport::kind what, bool is_init) {
+    session_.disconnected();
+    greeted_ = false;
+    transport_.emplace(loop_, std::move(channel), what,
                        transport::events{
                            .on_bytes = [this](auto bytes) { session_.feed(bytes); },
                            .wants_bytes = [this] { return !(mode_ == "stall" && greeted_) && session_.wants_input(); },
@@ -61,8 +64,7 @@ public:
                                  if (!is_init)
                                    loop_.stop();
                                },
-                       },
-                       is_init ? port_gone_after : std::chrono::milliseconds{0});
+                       });
     loop_.before_sleep([this] { transport_->pump(); });
   }
 
@@ -203,7 +205,7 @@ int main(int argc, char** argv) {
   }
   if (argc == 4 && std::strcmp(argv[1], "--test-socket") == 0) {
     hostile_agent agent{argv[3]};
-    agent.serve(unique_fd{std::atoi(argv[2])}, false);
+    agent.serve(unique_fd{std::atoi(argv[2])}, transport::kind::socket, false);
     agent.loop().run();
     return 0;
   }
@@ -215,12 +217,17 @@ int main(int argc, char** argv) {
   const auto look = [&] {
     if (const auto device = find_port(guest_protocol::port_name); !agent.serving() && !device.empty())
       if (auto port = open_port(device))
-        agent.serve(std::move(port), true);
+        agent.serve(std::move(port), transport::kind::port, true);
   };
   ::signal(SIGIO, SIG_IGN);
   uevents events{agent.loop(), [&](const uevents::event&) { look(); }};
   load_modules();
   look();
+  std::optional<listener> vsock;
+  if (auto listening = listen_on_vsock(guest_protocol::vsock_port); listening && !agent.serving())
+    vsock.emplace(agent.loop(), std::move(listening), [&](unique_fd connection) {
+      agent.serve(std::move(connection), transport::kind::socket, true);
+    });
   report("hostile");
   agent.loop().run();
 }

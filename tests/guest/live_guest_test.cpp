@@ -5,6 +5,7 @@
 
 #include <chrono>
 #include <iostream>
+#include <nlohmann/json.hpp>
 
 namespace caisson::guest_protocol {
 namespace {
@@ -54,6 +55,10 @@ protected:
       return;
     client_ = new agent_client{fd};
     client_->wait(patience, [] { return client_->hello.has_value(); });
+  }
+  static std::string shell(const std::string& script) {
+    auto& c = client_->start({"sh", "-c", script});
+    return client_->finish(c, patience) ? c.output : "it has not ended";
   }
   void SetUp() override {
     if (!reason_.empty())
@@ -243,6 +248,137 @@ TEST_F(live, h_follows_virtio_mem_in_small_steps) {
   ASSERT_TRUE(shrunk && shrunk->has_facts());
   EXPECT_EQ(shrunk->facts().memory().mem_total_bytes(), before);
   EXPECT_EQ(shrunk->facts().memory().virtio_mem_plugged_bytes(), 0u);
+}
+
+TEST_F(live, h_runs_everything_in_the_workloads_cgroup) {
+  EXPECT_TRUE(client_->hello->features().workload_cgroup());
+  EXPECT_TRUE(client_->hello->features().pressure());
+  EXPECT_EQ(shell("cat /proc/self/cgroup"), "0::/workload/exec\n");
+  EXPECT_EQ(shell("cat /proc/1/cgroup"), "0::/\n") << "the agent itself is not limited";
+}
+
+TEST_F(live, h_gives_the_workload_a_part_of_a_processor) {
+  v1::AgentRequest request;
+  request.mutable_set_workload_limits()->set_cpu_milli(1500);
+  const auto set = client_->ask(request, patience);
+  ASSERT_TRUE(set && set->has_facts());
+  EXPECT_EQ(set->facts().cpu_quota_milli(), 1500u);
+  EXPECT_EQ(shell("cat /sys/fs/cgroup/workload/cpu.max"), "150000 100000\n");
+  request.mutable_set_workload_limits()->set_cpu_milli(0);
+  const auto none = client_->ask(request, patience);
+  ASSERT_TRUE(none && none->has_facts());
+  EXPECT_EQ(none->facts().cpu_quota_milli(), 0u);
+  EXPECT_EQ(shell("cat /sys/fs/cgroup/workload/cpu.max"), "max 100000\n");
+}
+
+TEST_F(live, h_kills_nobody_by_a_limit) {
+  // Files of a tmpfs are memory that nothing can reclaim in a guest without swap.
+  auto& sleeper = client_->start({"sh", "-c", "dd if=/dev/zero of=/dev/shm/held bs=1M count=64 2>&1; exec sleep 1000"});
+  ASSERT_TRUE(client_->wait(patience, [&] { return sleeper.output.find("records out") != std::string::npos; }));
+  v1::AgentRequest request;
+  auto& limits = *request.mutable_set_workload_limits();
+  limits.set_max_bytes(16 * mib);
+  limits.set_reclaim_to_bytes(16 * mib);
+  limits.set_wait_ms(3'000);
+  const auto refused = client_->ask(request, patience);
+  ASSERT_TRUE(refused && refused->has_facts()) << guest_->console();
+  EXPECT_GE(refused->facts().memory().workload_bytes(), 64 * mib);
+  EXPECT_EQ(refused->facts().memory().workload_max_bytes(), 0u);
+  EXPECT_EQ(refused->facts().memory().workload_high_bytes(), 0u);
+  EXPECT_EQ(shell("rm /dev/shm/held; echo gone"), "gone\n");
+  const auto set = client_->ask(request, patience);
+  ASSERT_TRUE(set && set->has_facts());
+  EXPECT_EQ(set->facts().memory().workload_max_bytes(), 16 * mib);
+  limits.Clear();
+  limits.set_max_bytes(0);
+  const auto none = client_->ask(request, patience);
+  ASSERT_TRUE(none && none->has_facts());
+  EXPECT_EQ(none->facts().memory().workload_max_bytes(), 0u);
+  EXPECT_FALSE(sleeper.exited) << "it lives";
+  v1::AgentRequest end;
+  end.mutable_exec_signal()->set_exec_id(sleeper.exec_id);
+  end.mutable_exec_signal()->set_signal(9);
+  client_->ask(end, patience);
+  EXPECT_TRUE(client_->finish(sleeper, patience));
+}
+
+TEST_F(live, h_tells_of_memory_pressure) {
+  v1::AgentRequest watch;
+  watch.mutable_watch_pressure()->set_stall_us(20'000);
+  watch.mutable_watch_pressure()->set_window_us(500'000);
+  const auto watched = client_->ask(watch, patience);
+  ASSERT_TRUE(watched && watched->has_done()) << watched->ShortDebugString();
+  v1::AgentRequest tight;
+  tight.mutable_set_workload_limits()->set_high_bytes(8 * mib);
+  ASSERT_TRUE(client_->ask(tight, patience));
+  auto& grower = client_->start({"sh", "-c", "dd if=/dev/zero of=/dev/shm/held bs=64k count=640; rm /dev/shm/held"});
+  const v1::MemoryPressure* pressure = nullptr;
+  EXPECT_TRUE(client_->wait(patience, [&] {
+    for (const auto& notice : client_->notices)
+      if (notice.has_pressure())
+        pressure = &notice.pressure();
+    return pressure != nullptr;
+  })) << guest_->console();
+  if (pressure) {
+    EXPECT_GE(pressure->stalled_us(), 20'000u);
+    EXPECT_EQ(pressure->memory().workload_high_bytes(), 8 * mib);
+  }
+  tight.mutable_set_workload_limits()->set_high_bytes(0);
+  ASSERT_TRUE(client_->ask(tight, patience));
+  EXPECT_TRUE(client_->finish(grower, patience)) << "throttled, not killed";
+  EXPECT_EQ(grower.exited->exit_code(), 0);
+  watch.mutable_watch_pressure()->set_stall_us(0);
+  ASSERT_TRUE(client_->ask(watch, patience)->has_done());
+}
+
+TEST_F(live, h_takes_the_blocks_of_a_dimm_offline_and_says_which_one_cannot_go) {
+  const auto before = client_->hello->memory().mem_total_bytes();
+  guest_->qmp(R"({"execute":"object-add","arguments":{"qom-type":"memory-backend-memfd","id":"d1","size":268435456}})");
+  guest_->qmp(R"({"execute":"device_add","arguments":{"driver":"pc-dimm","id":"dimm1","memdev":"d1"}})");
+  ASSERT_TRUE(client_->ask(await_memory(before + 256 * mib, 0, 30'000), patience));
+  std::uint64_t address = 0;
+  const auto devices = nlohmann::json::parse(guest_->qmp(R"({"execute":"query-memory-devices"})"));
+  for (const auto& device : devices["return"])
+    if (device["data"].value("id", "") == "dimm1")
+      address = device["data"]["addr"];
+  ASSERT_GT(address, 0u);
+  v1::AgentRequest read;
+  read.mutable_read_memory_blocks()->set_address(address);
+  read.mutable_read_memory_blocks()->set_size_bytes(256 * mib);
+  const auto there = client_->ask(read, patience);
+  ASSERT_TRUE(there);
+  ASSERT_EQ(there->blocks().blocks_size(), 2) << there->ShortDebugString();
+  for (const auto& block : there->blocks().blocks()) {
+    EXPECT_EQ(block.state(), "online");
+    EXPECT_EQ(block.zone(), "Movable");
+  }
+  v1::AgentRequest leave;
+  leave.mutable_offline_memory()->set_address(address);
+  leave.mutable_offline_memory()->set_size_bytes(256 * mib);
+  leave.mutable_offline_memory()->set_wait_ms(30'000);
+  const auto left = client_->ask(leave, patience);
+  ASSERT_TRUE(left);
+  EXPECT_EQ(left->blocks().why(), "");
+  ASSERT_EQ(left->blocks().blocks_size(), 2);
+  EXPECT_EQ(left->blocks().blocks(0).state(), "offline");
+  const auto shrunk = client_->ask(await_memory(0, 0, 0), patience);
+  ASSERT_TRUE(shrunk);
+  const auto back = client_->ask(await_memory(before + 256 * mib, 0, 30'000), patience);
+  ASSERT_TRUE(back && back->has_facts());
+  EXPECT_EQ(back->facts().memory().mem_total_bytes(), before + 256 * mib) << "it comes back when all memory is wanted";
+
+  leave.mutable_offline_memory()->set_address(0); // the kernel itself lies there
+  leave.mutable_offline_memory()->set_size_bytes(128 * mib);
+  leave.mutable_offline_memory()->set_wait_ms(5'000);
+  const auto refused = client_->ask(leave, patience);
+  ASSERT_TRUE(refused);
+  EXPECT_EQ(refused->blocks().why().find("memory0 at 0x0 (zone "), 0u) << refused->blocks().why();
+  ASSERT_EQ(refused->blocks().blocks_size(), 1);
+  EXPECT_EQ(refused->blocks().blocks(0).state(), "online");
+  guest_->qmp(R"({"execute":"device_del","arguments":{"id":"dimm1"}})");
+  const auto gone = client_->ask(await_memory(0, before, 30'000), patience);
+  ASSERT_TRUE(gone && gone->has_facts());
+  EXPECT_EQ(gone->facts().memory().mem_total_bytes(), before);
 }
 
 TEST_F(live, i_onlines_processors_only_when_asked) {
