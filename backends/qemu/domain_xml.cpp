@@ -11,8 +11,10 @@
 #include <sstream>
 
 #include "backends/qemu/cpu_features.hpp"
+#include "backends/qemu/device_xml.hpp"
 #include "backends/qemu/failure.hpp"
 #include "backends/qemu/text_checks.hpp"
+#include "backends/qemu/xml_writing.hpp"
 
 namespace caisson::qemu {
 namespace {
@@ -21,46 +23,11 @@ constexpr std::string_view name_prefix = "caisson-";
 constexpr std::string_view dimm_prefix = "ua-dimm-";
 constexpr const char* notes_uri = "urn:caisson:vm:1";
 
-pugi::xml_node add(pugi::xml_node parent, const char* name) {
-  return parent.append_child(name);
-}
-
-pugi::xml_node add(pugi::xml_node parent, const char* name, const std::string& text) {
-  auto node = parent.append_child(name);
-  node.append_child(pugi::node_pcdata).set_value(text.c_str());
-  return node;
-}
-
-pugi::xml_node attribute(pugi::xml_node node, const char* name, const std::string& value) {
-  node.append_attribute(name).set_value(value.c_str());
-  return node;
-}
-
-pugi::xml_node add_kib(pugi::xml_node parent, const char* name, std::uint64_t bytes) {
-  return attribute(add(parent, name, std::to_string(bytes / 1024)), "unit", "KiB");
-}
-
-void add_pci_address(pugi::xml_node device, unsigned slot, unsigned function = 0, bool multifunction = false,
-                     unsigned bus = 0) {
-  auto hex = [](unsigned v) {
-    std::ostringstream s;
-    s << "0x" << std::hex << v;
-    return s.str();
-  };
-  auto address = attribute(add(device, "address"), "type", "pci");
-  attribute(address, "domain", "0x0");
-  attribute(address, "bus", hex(bus));
-  attribute(address, "slot", hex(slot));
-  attribute(address, "function", hex(function));
-  if (multifunction)
-    attribute(address, "multifunction", "on");
-}
-
-std::string print(const pugi::xml_node& node) {
-  std::ostringstream out;
-  node.print(out, "  ", pugi::format_indent | pugi::format_no_declaration, pugi::encoding_utf8);
-  return out.str();
-}
+using xml::add;
+using xml::add_kib;
+using xml::add_pci_address;
+using xml::attribute;
+using xml::print;
 
 std::uint64_t fnv(std::string_view bytes, std::uint64_t seed) {
   std::uint64_t h = seed;
@@ -133,6 +100,7 @@ void check(const v1::VmSpec& spec) {
     throw failure("out_of_range", std::to_string(spec.free_root_ports()) +
                                       " free root ports: the QEMU backend has room for " +
                                       std::to_string(max_free_root_ports));
+  devices_of(spec);
 }
 
 void add_notes(pugi::xml_node domain, const v1::VmSpec& spec, std::string_view state_directory) {
@@ -228,7 +196,8 @@ pugi::xml_node add_controller(pugi::xml_node devices, const char* type, unsigned
   return attribute(c, "model", model);
 }
 
-void add_pci_tree(pugi::xml_node devices, const v1::VmSpec& spec) {
+/// Answers the index of the first root port that a device of the spec stands behind.
+unsigned add_pci_tree(pugi::xml_node devices, const v1::VmSpec& spec) {
   unsigned index = 0;
   add_controller(devices, "pci", index++, "pcie-root");
   for (unsigned i = 0; i < spec.bridges(); ++i) {
@@ -239,6 +208,11 @@ void add_pci_tree(pugi::xml_node devices, const v1::VmSpec& spec) {
   }
   for (unsigned i = 0; i < spec.free_root_ports(); ++i)
     add_pci_address(add_controller(devices, "pci", index++, "pcie-root-port"), 0x10 + i / 8, i % 8, i % 8 == 0);
+  auto first = index;
+  auto own = static_cast<unsigned>(spec.disks_size() + spec.nets_size() + spec.shares_size());
+  for (unsigned i = 0; i < own; ++i)
+    add_pci_address(add_controller(devices, "pci", index++, "pcie-root-port"), 0x05 + i / 8, i % 8, i % 8 == 0);
+  return first;
 }
 
 void add_socket_source(pugi::xml_node device, const std::string& path) {
@@ -248,7 +222,7 @@ void add_socket_source(pugi::xml_node device, const std::string& path) {
 void add_devices(pugi::xml_node domain, const v1::VmSpec& spec) {
   auto devices = add(domain, "devices");
   add(devices, "emulator", spec.vmm_path());
-  add_pci_tree(devices, spec);
+  auto first_root_port = add_pci_tree(devices, spec);
   add_controller(devices, "usb", 0, "none");
   add_pci_address(add_controller(devices, "virtio-serial", 0, "virtio-non-transitional"), 0x01);
 
@@ -264,7 +238,13 @@ void add_devices(pugi::xml_node domain, const v1::VmSpec& spec) {
   add_socket_source(channel, agent_socket(spec.run_directory()));
   attribute(attribute(add(channel, "target"), "type", "virtio"), "name", "caisson.agent.0");
 
-  attribute(add(devices, "memballoon"), "model", "none");
+  if (spec.free_page_reporting()) {
+    auto balloon = attribute(add(devices, "memballoon"), "model", "virtio-non-transitional");
+    attribute(balloon, "freePageReporting", "on");
+    add_pci_address(balloon, 0x04);
+  } else {
+    attribute(add(devices, "memballoon"), "model", "none");
+  }
   if (!spec.entropy_source().empty()) {
     auto rng = attribute(add(devices, "rng"), "model", "virtio-non-transitional");
     attribute(add(rng, "backend", spec.entropy_source()), "model", "random");
@@ -283,6 +263,7 @@ void add_devices(pugi::xml_node domain, const v1::VmSpec& spec) {
     attribute(add(memory, "alias"), "name", std::string{virtio_mem_alias});
     add_pci_address(memory, 0x03);
   }
+  add_device_documents(devices, spec, first_root_port);
 }
 
 std::uint64_t kib_of(const pugi::xml_node& node) {
@@ -446,6 +427,7 @@ domain_reading read_domain_xml(const std::string& xml) {
       r.dimms.push_back(std::move(dimm));
     }
   }
+  r.devices = read_devices(devices);
   return r;
 }
 

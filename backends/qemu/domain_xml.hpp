@@ -8,16 +8,19 @@
 /// | 0x01        | virtio-serial (port `caisson.agent.0`)                               |
 /// | 0x02        | virtio-rng                                                           |
 /// | 0x03        | virtio-mem                                                           |
+/// | 0x04        | balloon that only reports free pages (VmSpec.free_page_reporting)    |
+/// | 0x05 - 0x07 | root ports of the spec's disks, nets and shares, eight functions a slot |
 /// | 0x08 - 0x0f | root ports with a bridge (PCI Express to PCI) behind each            |
 /// | 0x10 - 0x1e | free root ports, eight functions a slot                              |
 ///
-/// The VM's own devices sit on bus 0 and use up no root port: all of VmSpec.free_root_ports are free for hotplug.
+/// The VM's own devices use up none of the free root ports: all of VmSpec.free_root_ports are free for hotplug.
 
 #include <cstdint>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "backends/qemu/device_xml.hpp"
 #include "messages/backend.pb.h"
 
 namespace caisson::qemu {
@@ -84,6 +87,7 @@ struct domain_reading {
   std::uint64_t virtio_mem_requested_bytes = 0;
   std::uint64_t virtio_mem_current_bytes = 0;
   std::string emulator;
+  std::vector<device_reading> devices;
 };
 
 /// Throws failure (internal) for what is not a domain document.

@@ -153,6 +153,14 @@ void driver::submit(v1::BackendCall call, host::answer_function answer) {
     return run_verb(vm, pending, [this, n = call.set_vcpus().count()](const vm_ptr& v, const call_ptr& c) {
       return set_vcpus(v, c, n);
     });
+  if (call.has_attach())
+    return run_verb(vm, pending, [this, asked = call.attach()](const vm_ptr& v, const call_ptr& c) {
+      return attach(v, c, asked);
+    });
+  if (call.has_detach())
+    return run_verb(vm, pending, [this, device = call.detach().device_id()](const vm_ptr& v, const call_ptr& c) {
+      return detach(v, c, device);
+    });
   if (call.has_pause() || call.has_resume())
     return run_verb(vm, pending, [this, paused = call.has_pause()](const vm_ptr& v, const call_ptr& c) {
       return pause(v, c, paused);
@@ -273,6 +281,10 @@ v1::Capabilities driver::describe(const v1::DescribeBackend& q) {
       : choice.accelerator == "tcg"
           ? "QEMU under TCG never reports a vCPU as unplugged; a vCPU that the guest has taken offline stays plugged"
           : "not proved under KVM here, so not offered; a vCPU that the guest has taken offline stays plugged");
+  c.set_disks(true);
+  c.set_nets(true);
+  c.set_shares(true);
+  c.set_free_page_reporting(true);
   c.set_max_vcpus(255);
   c.set_pause(true);
   return c;
@@ -357,11 +369,17 @@ void driver::on_lifecycle(const std::string& domain, int event, int detail) {
 
 void driver::on_device(const std::string& domain, const std::string& alias, bool removed) {
   auto vm = known_vm(sandbox_of_domain(domain));
-  auto id = dimm_of_alias(alias);
+  auto dimm = dimm_of_alias(alias);
+  auto id = dimm.empty() ? device_of_alias(alias) : dimm;
   if (!vm || id.empty())
     return;
+  if (dimm.empty()) {
+    std::lock_guard lock{vm->mutex};
+    vm->leaving.erase(id);
+  }
+  auto what = (dimm.empty() ? "device " : "DIMM ") + id;
   tell(vm->id, removed ? v1::VmEvent::KIND_DEVICE_REMOVED : v1::VmEvent::KIND_DEVICE_REFUSED,
-       removed ? "DIMM " + id + " has left the VM" : "the guest would not give DIMM " + id + " back", id);
+       removed ? what + " has left the VM" : "the guest would not give " + what + " back", id);
 }
 
 void driver::on_memory_size(const std::string& domain, const std::string& alias, std::uint64_t size_bytes) {

@@ -45,6 +45,7 @@ private:
     memory_devices memory;
     std::uint64_t boot_bytes = 0;
     std::uint32_t vcpus = 0;
+    std::map<std::string, std::string> addresses;  ///< PCI addresses in the guest by QEMU's names of devices
     std::string silent;  ///< "" or why the figures above are not there
     std::uint64_t library_us = 0;
   };
@@ -75,11 +76,22 @@ private:
   v1::VmObserved destroy(const vm_ptr& vm, const call_ptr& call);
   domain_handle living_domain(const vm_ptr& vm);
   void remove_files(const vm_ptr& vm);
+  /// How long a verb may take for reading back what it has done.
+  static std::chrono::milliseconds read_back_budget(const pending_call& call);
+
+  // device_verbs.cpp
+  v1::VmObserved attach(const vm_ptr& vm, const call_ptr& call, const v1::AttachDevice& asked);
+  v1::VmObserved detach(const vm_ptr& vm, const call_ptr& call, const std::string& id);
+  /// Throws failure (host_missing) where the host does not have what stands behind a device.
+  static void check_devices(const v1::VmSpec& spec);
+  /// Throws what libvirt's return code means for this VM; nothing where it is 0.
+  static void must(virDomainPtr domain, int rc, const std::string& doing);
 
   // inspect.cpp
   v1::VmObserved inspect(const vm_ptr& vm, const call_ptr& call);
   v1::VmObserved read_back(const vm_ptr& vm, virDomainPtr domain, std::chrono::milliseconds budget);
-  monitor_answer ask_monitor(const vm_ptr& vm, virDomainPtr domain, std::chrono::milliseconds budget);
+  monitor_answer ask_monitor(const vm_ptr& vm, virDomainPtr domain, std::chrono::milliseconds budget,
+                             bool with_addresses);
   void follow_virtio_mem(const vm_ptr& vm);
   void look_at_virtio_mem(const vm_ptr& vm, std::uint64_t turn, unsigned look);
   void tell_memory_size(const vm_ptr& vm, std::uint64_t size_bytes);

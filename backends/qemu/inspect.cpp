@@ -90,7 +90,8 @@ std::string driver::last_words(const vm_ptr& vm) {
   return printable(last_line(log_file(library_.root(), domain_name(vm->id))));
 }
 
-driver::monitor_answer driver::ask_monitor(const vm_ptr& vm, virDomainPtr domain, std::chrono::milliseconds budget) {
+driver::monitor_answer driver::ask_monitor(const vm_ptr& vm, virDomainPtr domain, std::chrono::milliseconds budget,
+                                           bool with_addresses) {
   monitor_answer none;
   auto vmm = vmm_of(vm);
   auto who = "QEMU (pid " + std::to_string(vmm.pid) + ")";
@@ -109,13 +110,15 @@ driver::monitor_answer driver::ask_monitor(const vm_ptr& vm, virDomainPtr domain
   auto promise = std::make_shared<std::promise<monitor_answer>>();
   auto answer = promise->get_future();
   virDomainRef(domain);
-  asides_.run([vm, promise, d = std::shared_ptr<virDomain>{domain, domain_release{}}] {
+  asides_.run([vm, promise, with_addresses, d = std::shared_ptr<virDomain>{domain, domain_release{}}] {
     monitor_answer a;
     library_clock::microseconds() = 0;
     try {
       a.memory = read_memory_devices(monitor(d.get(), "query-memory-devices"));
       a.boot_bytes = read_boot_bytes(monitor(d.get(), "query-memory-size-summary"));
       a.vcpus = read_plugged_vcpus(monitor(d.get(), "query-hotpluggable-cpus"));
+      if (with_addresses)
+        a.addresses = read_pci_addresses(monitor(d.get(), "query-pci"));
     } catch (const std::exception& e) {
       a.silent = e.what();
     }
@@ -214,7 +217,7 @@ v1::VmObserved driver::read_back(const vm_ptr& vm, virDomainPtr domain, std::chr
   } catch (const failure&) {
     // The binary may have been replaced or removed since; the VM runs on.
   }
-  auto said = ask_monitor(vm, domain, budget);
+  auto said = ask_monitor(vm, domain, budget, !document.devices.empty());
   o.set_vmm_call_us(said.library_us);
   o.set_stale_reason(said.silent);
   const bool fresh = said.silent.empty();
@@ -224,6 +227,15 @@ v1::VmObserved driver::read_back(const vm_ptr& vm, virDomainPtr domain, std::chr
     *o.add_dimms() = dimm;
   }
   o.set_plugged_bytes(plugged);
+  for (const auto& device : document.devices) {
+    auto& d = *o.add_devices();
+    d.set_id(device.id);
+    d.set_kind(device.kind);
+    if (auto at = said.addresses.find(device_alias(device.id)); at != said.addresses.end())
+      d.set_address(at->second);
+    std::lock_guard lock{vm->mutex};
+    d.set_leaving(vm->leaving.contains(device.id));
+  }
   o.set_boot_bytes(fresh ? said.boot_bytes : document.boot_bytes);
   o.set_virtio_mem_requested_bytes(fresh ? said.memory.virtio_mem_requested_bytes : document.virtio_mem_requested_bytes);
   o.set_plugged_vcpus(fresh ? said.vcpus : document.vcpus);

@@ -22,6 +22,22 @@ auto result_of(const std::string& answer, const char* command, Read read) {
   }
 }
 
+void note_addresses(const json& devices, bool below_a_port, std::map<std::string, std::string>& out) {
+  for (const auto& device : devices) {
+    auto bus = device.value("bus", 0);
+    auto name = device.value("qdev_id", "");
+    if (!name.empty() && (bus != 0 || !below_a_port)) {
+      char text[sizeof "0000:00:00.0"];
+      std::snprintf(text, sizeof text, "0000:%02x:%02x.%x", static_cast<unsigned>(bus) & 0xffu,
+                    static_cast<unsigned>(device.value("slot", 0)) & 0x1fu,
+                    static_cast<unsigned>(device.value("function", 0)) & 7u);
+      out[name] = text;
+    }
+    if (auto bridge = device.find("pci_bridge"); bridge != device.end() && bridge->contains("devices"))
+      note_addresses(bridge->at("devices"), true, out);
+  }
+}
+
 } // namespace
 
 memory_devices read_memory_devices(const std::string& answer) {
@@ -58,6 +74,15 @@ std::uint32_t read_plugged_vcpus(const std::string& answer) {
       if (slot.contains("qom-path"))
         count += slot.value("vcpus-count", 1u);
     return count;
+  });
+}
+
+std::map<std::string, std::string> read_pci_addresses(const std::string& answer) {
+  return result_of(answer, "query-pci", [](const json& buses) {
+    std::map<std::string, std::string> out;
+    for (const auto& bus : buses)
+      note_addresses(bus.at("devices"), false, out);
+    return out;
   });
 }
 

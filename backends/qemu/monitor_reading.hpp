@@ -3,6 +3,7 @@
 /// What QEMU's monitor answers, read. Pure.
 
 #include <cstdint>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -21,5 +22,9 @@ struct memory_devices {
 memory_devices read_memory_devices(const std::string& query_memory_devices);
 std::uint64_t read_boot_bytes(const std::string& query_memory_size_summary);
 std::uint32_t read_plugged_vcpus(const std::string& query_hotpluggable_cpus);
+
+/// query-pci: where the guest sees each device that has a name, "0000:BB:DD.F". What stands behind a root port has none as
+/// long as nobody has numbered the buses.
+std::map<std::string, std::string> read_pci_addresses(const std::string& answer);
 
 } // namespace caisson::qemu

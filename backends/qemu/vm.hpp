@@ -7,6 +7,7 @@
 #include <condition_variable>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -74,6 +75,7 @@ struct vm {
   bool recorded = false;      ///< has a record: was created here and not destroyed
   std::uint64_t virtio_mem_turn = 0;  ///< counts requests: an older one is no longer followed
   std::uint64_t told_size_bytes = 0;  ///< of virtio-mem, last told to the listener
+  std::set<std::string> leaving;  ///< devices that the guest was asked for and has not let go
   std::string stop_reason;    ///< "" as long as the VMM runs, as far as is known
   std::string libvirt_uri;
   std::string run_directory;

@@ -22,16 +22,16 @@ namespace fs = std::filesystem;
 constexpr auto destroy_grace = 400ms;
 constexpr auto destroy_look_again = 100ms;
 
-std::chrono::milliseconds read_back_budget(const pending_call& call) {
-  return std::max<std::chrono::milliseconds>(std::min<std::chrono::milliseconds>(call.left() * 2 / 3, 5s), 50ms);
-}
-
 void check_readable(const char* what, const std::string& path) {
   if (!path.empty() && ::access(path.c_str(), R_OK) != 0)
     throw failure("host_missing", std::string{what} + " " + printable(path) + " cannot be read: " + ::strerror(errno));
 }
 
 } // namespace
+
+std::chrono::milliseconds driver::read_back_budget(const pending_call& call) {
+  return std::max<std::chrono::milliseconds>(std::min<std::chrono::milliseconds>(call.left() * 2 / 3, 5s), 50ms);
+}
 
 domain_handle driver::living_domain(const vm_ptr& vm) {
   auto domain = find_domain(vm);
@@ -90,6 +90,7 @@ v1::VmObserved driver::create(const vm_ptr& vm, const call_ptr& call, const v1::
   check_readable("guest kernel", spec.kernel_path());
   check_readable("guest initrd", spec.initrd_path());
   check_readable("firmware", spec.firmware_path());
+  check_devices(spec);
   struct stat s{};
   if (::stat(spec.run_directory().c_str(), &s) != 0 || !S_ISDIR(s.st_mode))
     throw failure("host_io", "run directory " + printable(spec.run_directory()) + " is not there; the engine makes it");
@@ -102,6 +103,7 @@ v1::VmObserved driver::create(const vm_ptr& vm, const call_ptr& call, const v1::
     vm->run_directory = spec.run_directory();
     vm->libvirt_uri = spec.libvirt_uri();
     vm->stop_reason.clear();
+    vm->leaving.clear();
     vm->vmm = {};
   }
   // What an earlier VM may have left under these names.
@@ -160,19 +162,11 @@ v1::VmObserved driver::apply_memory_step(const vm_ptr& vm, const call_ptr& call,
   auto has_dimm = [now = read_domain_xml(xml.get())](const std::string& id) {
     return std::any_of(now.dimms.begin(), now.dimms.end(), [&](const auto& d) { return d.id() == id; });
   };
-  auto must = [&](int rc, const std::string& doing) {
-    if (rc == 0)
-      return;
-    auto why = library_failure(doing);
-    if (virDomainIsActive(domain.get()) != 1)
-      throw failure("vmm_died", std::string{why.what()} + "; the VM has ended meanwhile");
-    throw failure(why.code() == "unsupported" ? "backend_refused" : why.code(), why.what());
-  };
   switch (step.step_case()) {
   case v1::ApplyMemoryStep::kPlugDimm: {
     auto device = dimm_xml(step.plug_dimm());
     if (!has_dimm(step.plug_dimm().id()))
-      must(in_library([&] { return virDomainAttachDeviceFlags(domain.get(), device.c_str(), VIR_DOMAIN_AFFECT_LIVE); }),
+      must(domain.get(), in_library([&] { return virDomainAttachDeviceFlags(domain.get(), device.c_str(), VIR_DOMAIN_AFFECT_LIVE); }),
            "DIMM " + step.plug_dimm().id() + " was not plugged");
     break;
   }
@@ -180,7 +174,7 @@ v1::VmObserved driver::apply_memory_step(const vm_ptr& vm, const call_ptr& call,
     check_device_id(step.unplug_dimm_id());
     // By alias: returns as soon as the guest has been asked; the end is an event.
     if (has_dimm(step.unplug_dimm_id()))
-      must(in_library([&] {
+      must(domain.get(), in_library([&] {
              return virDomainDetachDeviceAlias(domain.get(), dimm_alias(step.unplug_dimm_id()).c_str(),
                                                VIR_DOMAIN_AFFECT_LIVE);
            }),
@@ -189,7 +183,7 @@ v1::VmObserved driver::apply_memory_step(const vm_ptr& vm, const call_ptr& call,
   }
   case v1::ApplyMemoryStep::kVirtioMemRequestedBytes: {
     auto device = virtio_mem_request_xml(xml.get(), step.virtio_mem_requested_bytes());
-    must(in_library([&] { return virDomainUpdateDeviceFlags(domain.get(), device.c_str(), VIR_DOMAIN_AFFECT_LIVE); }),
+    must(domain.get(), in_library([&] { return virDomainUpdateDeviceFlags(domain.get(), device.c_str(), VIR_DOMAIN_AFFECT_LIVE); }),
          "virtio-mem was not set to " + std::to_string(step.virtio_mem_requested_bytes()) + " bytes");
     follow_virtio_mem(vm);
     break;

@@ -4,6 +4,7 @@
 #include <pugixml.hpp>
 #include <rapidcheck.h>
 
+#include <algorithm>
 #include <set>
 
 #include "backends/qemu/cpu_features.hpp"
@@ -218,7 +219,7 @@ TEST(domain_xml, a_foreign_daemon_runs_the_vmm_as_us) {
 }
 
 TEST(domain_xml, ports_and_bridges_have_addresses_of_their_own) {
-  rc::check("every PCI address is used once, all free ports are really free", [] {
+  EXPECT_TRUE(rc::check("every PCI address is used once, all free ports are really free", [] {
     auto s = spec(*rc::gen::element(v1::MEMORY_METHOD_DIMM, v1::MEMORY_METHOD_VIRTIO_MEM));
     s.set_free_root_ports(*rc::gen::inRange<std::uint32_t>(0, max_free_root_ports + 1));
     s.set_bridges(*rc::gen::inRange<std::uint32_t>(0, max_bridges + 1));
@@ -241,17 +242,17 @@ TEST(domain_xml, ports_and_bridges_have_addresses_of_their_own) {
     }
     RC_ASSERT(free_ports == s.free_root_ports());
     RC_ASSERT(bridges == s.bridges());
-  });
+  }));
 }
 
 TEST(domain_xml, any_printable_path_comes_back_as_it_was) {
-  rc::check("names with commas, quotes, markup and UTF-8 are carried", [] {
+  EXPECT_TRUE(rc::check("names with commas, quotes, markup and UTF-8 are carried", [] {
     auto part = *rc::gen::container<std::string>(rc::gen::elementOf(std::string{"ab,;'\"<>&%$ =\\#]["}));
+    part.resize(std::min<std::size_t>(part.size(), 60));  // socket paths are short
     auto s = spec();
     s.set_kernel_path("/k/" + part + "\xc3\xa9");
     s.set_kernel_command_line("x=" + part + "y");
     s.set_run_directory("/r/" + part + "z");
-    RC_PRE(agent_socket(s.run_directory()).size() <= max_socket_path_bytes);
     auto d = parsed(s);
     RC_ASSERT(text(d, "//os/kernel") == s.kernel_path());
     RC_ASSERT(text(d, "//os/cmdline") == s.kernel_command_line());
@@ -259,7 +260,7 @@ TEST(domain_xml, any_printable_path_comes_back_as_it_was) {
     auto back = read_domain_xml(domain_xml(s, state, false));
     RC_ASSERT(back.notes.run_directory == s.run_directory());
     RC_ASSERT(back.notes.spec_digest == spec_digest(s));
-  });
+  }));
 }
 
 TEST(domain_xml, refuses_what_cannot_be_carried) {
