@@ -212,6 +212,20 @@ struct adapter {
                to_string(config.at(hv, "memory_method").where) + ")");
   }
 
+  void automatic_memory() {
+    constexpr auto own = table::runtime_caisson;
+    const auto bytes = [&](std::string_view name) {
+      return static_cast<std::uint64_t>(config.integer(own, name)) * mib;
+    };
+    const auto floor = bytes("memory_autosize_floor");
+    if (floor > 0 && floor < out.boot_memory_bytes)
+      note(own, "memory_autosize_floor", std::to_string(out.boot_memory_bytes / mib),
+           "a sandbox never has less than at boot");
+    for (std::string_view name : {"memory_autosize_floor", "memory_autosize_ceiling"})
+      if (bytes(name) > out.max_memory_bytes)
+        note(own, name, std::to_string(out.max_memory_bytes / mib), "the most that the sandbox can have");
+  }
+
   void processors() {
     const auto asked = config.number(hv, "default_vcpus");
     const auto asked_max = config.integer(hv, "default_maxvcpus");
@@ -275,6 +289,7 @@ adapted adapt(const layered& config, const host_facts& host) {
   all.programs();
   all.files();
   all.memory();
+  all.automatic_memory();
   all.processors();
   all.pci();
   all.timeouts();

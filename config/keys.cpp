@@ -7,7 +7,8 @@ namespace caisson::config {
 namespace {
 
 constexpr std::array table_names = {
-    "hypervisor", "hypervisor.factory", "factory", "agent", "agent.mem_agent", "runtime", "proxy", "shim", "netmon"};
+    "hypervisor", "hypervisor.factory", "factory", "agent", "agent.mem_agent", "runtime", "runtime.caisson",
+    "proxy", "shim", "netmon"};
 
 constexpr hypervisor_name hypervisors[] = {
     {"qemu", "qemu"},
@@ -25,7 +26,7 @@ constexpr hypervisor_name hypervisors[] = {
 
 std::vector<key> join() {
   std::vector<key> all;
-  for (auto part : {hypervisor_keys(), device_keys(), agent_keys(), runtime_keys(), other_keys()})
+  for (auto part : {hypervisor_keys(), device_keys(), agent_keys(), runtime_keys(), caisson_keys(), other_keys()})
     all.insert(all.end(), part.begin(), part.end());
   return all;
 }
@@ -72,7 +73,8 @@ const key* find_key(table in, std::string_view name) {
 
 const key* find_key_by_path(std::string_view path) {
   if (path.find('.') == path.npos) {
-    for (auto in : {table::hypervisor, table::runtime, table::agent, table::factory, table::mem_agent})
+    for (auto in : {table::hypervisor, table::runtime, table::runtime_caisson, table::agent, table::factory,
+                    table::mem_agent})
       if (auto* row = find_key(in, path))
         return row;
     return nullptr;
@@ -87,7 +89,7 @@ const key* find_key_by_path(std::string_view path) {
 
 const key* find_key_by_annotation(std::string_view group, std::string_view name) {
   for (const auto& row : all_keys())
-    if (!row.annotation.empty() && table_name(row.in) == group &&
+    if (!row.annotation.empty() && (row.in == table::runtime_caisson ? "runtime" : table_name(row.in)) == group &&
         (row.annotation == "=" ? row.name : row.annotation) == name)
       return &row;
   return nullptr;

@@ -9,7 +9,7 @@
 /// The key table: every key that may stand in a configuration.toml, with type, unit, default, range and what Caisson
 /// does with it. Loader, validation, annotations, `config explain`, the reference page, the JSON Schema and the
 /// annotated example file are all made from it. One file a TOML table: keys_hypervisor.cpp, keys_devices.cpp (the
-/// hypervisor's devices), keys_agent.cpp, keys_runtime.cpp, keys_other.cpp.
+/// hypervisor's devices), keys_agent.cpp, keys_runtime.cpp, keys_caisson.cpp ([runtime.caisson]), keys_other.cpp.
 namespace caisson::config {
 
 enum class value_type : std::uint8_t { boolean, integer, number, text, text_list, tables };
@@ -29,6 +29,7 @@ enum class table : std::uint8_t {
   agent,
   mem_agent,
   runtime,
+  runtime_caisson,
   proxy,
   shim,
   netmon
@@ -80,7 +81,7 @@ const key* find_key_by_annotation(std::string_view group, std::string_view name)
 
 std::size_t index_of(const key& row);
 
-/// "hypervisor", "hypervisor.factory", "agent", "agent.mem_agent", "runtime", ...
+/// "hypervisor", "hypervisor.factory", "agent", "agent.mem_agent", "runtime", "runtime.caisson", ...
 std::string_view table_name(table in);
 
 /// "hypervisor.default_memory": how a key is called where the hypervisor's name does not matter.
@@ -102,6 +103,7 @@ std::span<const key> hypervisor_keys();
 std::span<const key> device_keys();
 std::span<const key> agent_keys();
 std::span<const key> runtime_keys();
+std::span<const key> caisson_keys();
 std::span<const key> other_keys();
 
 } // namespace caisson::config

@@ -84,6 +84,7 @@ std::string migrate(const layered& config) {
                        {table::agent, std::string{"agent.kata"}},
                        {table::mem_agent, std::string{"agent.kata.mem_agent"}},
                        {table::runtime, std::string{"runtime"}},
+                       {table::runtime_caisson, std::string{"runtime.caisson"}},
                        {table::proxy, std::string{"proxy.kata"}},
                        {table::shim, std::string{"shim.kata"}},
                        {table::netmon, std::string{"netmon"}}};

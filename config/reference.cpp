@@ -97,6 +97,7 @@ constexpr part parts[] = {
     {table::agent, "[agent.kata]", "[agent.kata]"},
     {table::mem_agent, "[agent.kata.mem_agent]", ""},
     {table::runtime, "[runtime]", "[runtime]"},
+    {table::runtime_caisson, "[runtime.caisson]", "[runtime.caisson]"},
     {table::proxy, "[proxy.kata]", ""},
     {table::shim, "[shim.kata]", ""},
     {table::netmon, "[netmon]", ""},

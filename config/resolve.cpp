@@ -124,6 +124,24 @@ void size(const v1::ResolveConfig& request, const layered& config, adapted& host
     out.set_after_boot_vcpu_target(target_vcpus);
 }
 
+/// Automatic memory and the host's budget. The sizes are known.
+void automatic(const layered& config, v1::SandboxConfig& out) {
+  constexpr auto own = table::runtime_caisson;
+  const auto bytes = [&](std::string_view name) { return static_cast<std::uint64_t>(config.integer(own, name)) * mib; };
+  const std::uint64_t boot = out.boot_memory_bytes(), most = out.max_memory_bytes();
+  const auto floor = std::clamp(bytes("memory_autosize_floor"), boot, most);
+  const auto ceiling = bytes("memory_autosize_ceiling");
+  out.set_autosize(config.flag(own, "memory_autosize"));
+  out.set_autosize_floor_bytes(floor);
+  out.set_autosize_ceiling_bytes(ceiling == 0 ? most : std::clamp(ceiling, floor, most));
+  out.set_autosize_step_bytes(bytes("memory_autosize_step"));
+  out.set_autosize_headroom_bytes(bytes("memory_autosize_headroom"));
+  out.set_autosize_cool_down_ms(static_cast<std::uint32_t>(config.integer(own, "memory_autosize_cool_down") * 1000));
+  out.set_host_reserve_bytes(bytes("host_reserve_mib"));
+  out.set_overcommit_percent(static_cast<std::uint32_t>(config.number(own, "overcommit") * 100 + 0.5));
+  out.set_free_page_reporting(config.flag(own, "free_page_reporting"));
+}
+
 void fill(const layered& config, const adapted& figures, v1::SandboxConfig& out) {
   out.set_hypervisor(config.backend);
   out.set_architecture(figures.architecture);
@@ -200,6 +218,7 @@ outcome resolve(const v1::ResolveConfig& request, const sources& from, const hos
   size(request, config, figures, *resolved.mutable_sandbox(), out.problems);
   if (has_error(out.problems))
     return out;
+  automatic(config, *resolved.mutable_sandbox());
   fill(config, figures, *resolved.mutable_sandbox());
   for (auto& each : figures.adaptations)
     *resolved.add_adaptations() = std::move(each);

@@ -54,6 +54,24 @@ struct rules {
       refuse(hv, "default_memory", hv, "default_maxmemory", "default_memory is above default_maxmemory");
   }
 
+  void automatic_memory() {
+    constexpr auto own = table::runtime_caisson;
+    const auto floor = config.integer(own, "memory_autosize_floor");
+    const auto ceiling = config.integer(own, "memory_autosize_ceiling");
+    const auto most = config.integer(hv, "default_maxmemory");
+    if (ceiling > 0 && floor > ceiling)
+      refuse(own, "memory_autosize_floor", own, "memory_autosize_ceiling",
+             "memory_autosize_floor is above memory_autosize_ceiling");
+    if (most > 0 && ceiling > most)
+      refuse(own, "memory_autosize_ceiling", hv, "default_maxmemory",
+             "memory_autosize_ceiling is above default_maxmemory");
+    else if (most > 0 && floor > most)
+      refuse(own, "memory_autosize_floor", hv, "default_maxmemory", "memory_autosize_floor is above default_maxmemory");
+    if (ceiling > 0 && ceiling < config.integer(hv, "default_memory"))
+      refuse(own, "memory_autosize_ceiling", hv, "default_memory",
+             "memory_autosize_ceiling is below default_memory, and a sandbox never has less than at boot");
+  }
+
   void root_ports() {
     if (at("default_root_ports").is_set() && at("pcie_root_port").is_set() &&
         config.integer(hv, "default_root_ports") != config.integer(hv, "pcie_root_port"))
@@ -140,6 +158,7 @@ void check_rules(const layered& config, std::vector<problem>& problems) {
   rules all{config, problems};
   all.processors();
   all.memory();
+  all.automatic_memory();
   all.root_ports();
   all.guest();
   all.vfio();

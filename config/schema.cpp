@@ -90,6 +90,7 @@ std::string json_schema() {
   top["factory"] = table_of(table::factory);
   top["agent"] = only_kata(std::move(agent));
   top["runtime"] = table_of(table::runtime);
+  top["runtime"]["properties"]["caisson"] = table_of(table::runtime_caisson);
   top["proxy"] = only_kata(table_of(table::proxy));
   top["shim"] = only_kata(table_of(table::shim));
   top["netmon"] = table_of(table::netmon);

@@ -113,7 +113,7 @@ struct table_reader {
       else if (name == "factory")
         keys(file, child, table::factory, name, {}, nullptr, table::factory);
       else if (name == "runtime")
-        keys(file, child, table::runtime, name, {}, nullptr, table::runtime);
+        keys(file, child, table::runtime, name, {}, "caisson", table::runtime_caisson);
       else
         keys(file, child, table::netmon, name, {}, nullptr, table::netmon);
     }

@@ -57,6 +57,43 @@ TEST(resolving, the_memory_method) {
             "");
 }
 
+TEST(resolving, automatic_memory_and_the_budget) {
+  constexpr std::uint64_t mib = 1 << 20;
+  const auto quiet = resolved("").config->sandbox();
+  EXPECT_FALSE(quiet.autosize());
+  EXPECT_TRUE(quiet.free_page_reporting());
+  EXPECT_EQ(quiet.overcommit_percent(), 100u);
+  EXPECT_EQ(quiet.host_reserve_bytes(), 256 * mib);
+
+  const auto out = resolved("[hypervisor.qemu]\ndefault_memory = 512\ndefault_maxmemory = 4096\n[runtime.caisson]\n"
+                            "memory_autosize = true\nmemory_autosize_floor = 256\nmemory_autosize_ceiling = 2048\n"
+                            "memory_autosize_step = 64\nmemory_autosize_headroom = 96\nmemory_autosize_cool_down = 5\n"
+                            "host_reserve_mib = 1024\novercommit = 1.25\nfree_page_reporting = false\n");
+  ASSERT_TRUE(out.config) << texts(out.problems);
+  const auto& box = out.config->sandbox();
+  EXPECT_TRUE(box.autosize());
+  EXPECT_EQ(box.autosize_floor_bytes(), 512 * mib);
+  EXPECT_EQ(box.autosize_ceiling_bytes(), 2048 * mib);
+  EXPECT_EQ(box.autosize_step_bytes(), 64 * mib);
+  EXPECT_EQ(box.autosize_headroom_bytes(), 96 * mib);
+  EXPECT_EQ(box.autosize_cool_down_ms(), 5'000u);
+  EXPECT_EQ(box.host_reserve_bytes(), 1024 * mib);
+  EXPECT_EQ(box.overcommit_percent(), 125u);
+  EXPECT_FALSE(box.free_page_reporting());
+  EXPECT_EQ(adaptation_of(out, "runtime.caisson.memory_autosize_floor"),
+            "256 -> 512 (a sandbox never has less than at boot) at c.toml:6:25");
+
+  const auto all = resolved("[runtime.caisson]\nmemory_autosize = true\n").config->sandbox();
+  EXPECT_EQ(all.autosize_floor_bytes(), all.boot_memory_bytes());
+  EXPECT_EQ(all.autosize_ceiling_bytes(), all.max_memory_bytes());
+
+  v1::ResolveConfig pod;
+  (*pod.mutable_annotations())["io.katacontainers.config.runtime.memory_autosize"] = "true";
+  EXPECT_TRUE(resolved("", pod).config->sandbox().autosize());
+  (*pod.mutable_annotations())["io.katacontainers.config.runtime.host_reserve_mib"] = "0";
+  EXPECT_FALSE(resolved("", pod).config) << "a pod does not say what the host keeps for itself";
+}
+
 TEST(resolving, both_names_of_the_root_ports) {
   EXPECT_EQ(resolved("[hypervisor.qemu]\ndefault_root_ports = 4\n").config->sandbox().root_ports(), 4u);
   EXPECT_EQ(resolved("[hypervisor.qemu]\npcie_root_port = 3\n").config->sandbox().root_ports(), 3u);
