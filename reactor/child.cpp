@@ -84,8 +84,10 @@ std::vector<std::string> variables_of(const program& what) {
   for (char** v = environ; v && *v; ++v) {
     std::string_view ours{*v};
     auto name = ours.substr(0, ours.find('=') + 1);
-    if (std::none_of(what.environment.begin(), what.environment.end(),
-                     [&](const auto& e) { return e.starts_with(name); }))
+    auto is = [&](const auto& e) { return e.starts_with(name); };
+    auto unwanted = [&](const auto& e) { return name == e + "="; };
+    if (std::none_of(what.environment.begin(), what.environment.end(), is) &&
+        std::none_of(what.without.begin(), what.without.end(), unwanted))
       out.emplace_back(ours);
   }
   return out;

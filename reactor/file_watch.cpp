@@ -10,7 +10,6 @@
 namespace caisson::reactor {
 namespace {
 
-constexpr std::chrono::milliseconds quiet{100};
 constexpr std::uint32_t interesting =
     IN_CLOSE_WRITE | IN_MOVED_TO | IN_MOVED_FROM | IN_CREATE | IN_DELETE | IN_ATTRIB | IN_DELETE_SELF | IN_MOVE_SELF;
 
@@ -18,15 +17,15 @@ constexpr std::uint32_t interesting =
 
 class file_watch_state final : public open_thing {
 public:
-  file_watch_state(std::shared_ptr<core> on, std::function<void()> changed)
-      : core_{std::move(on)}, stream_{core_->io}, timer_{core_->io}, changed_{std::move(changed)} {}
+  file_watch_state(std::shared_ptr<core> on, std::function<void()> changed, watch_settings settings)
+      : core_{std::move(on)}, stream_{core_->io}, timer_{core_->io}, changed_{std::move(changed)}, settings_{settings} {}
 
   void begin(const std::vector<std::string>& directories) {
     int fd = ::inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
     if (fd < 0)
       return;
     for (const auto& directory : directories)
-      ::inotify_add_watch(fd, directory.c_str(), interesting | IN_ONLYDIR);
+      ::inotify_add_watch(fd, directory.c_str(), interesting | IN_ONLYDIR | (settings_.writes ? IN_MODIFY : 0u));
     stream_.assign(fd);
     core_->enlist(shared_from_this());
     read();
@@ -51,12 +50,20 @@ private:
     stream_.async_read_some(asio::buffer(buffer_), [me = self()](boost::system::error_code why, std::size_t) {
       if (why || !me->changed_)
         return;
-      me->timer_.expires_after(quiet);
-      me->timer_.async_wait([me](boost::system::error_code late) {
-        if (!late && me->changed_)
-          me->changed_();
-      });
+      if (!me->settings_.writes || !me->armed_)
+        me->arm();
       me->read();
+    });
+  }
+
+  void arm() {
+    armed_ = true;
+    timer_.expires_after(settings_.quiet);
+    timer_.async_wait([me = self()](boost::system::error_code late) {
+      if (late || !me->changed_)
+        return;
+      me->armed_ = false;
+      me->changed_();
     });
   }
 
@@ -64,11 +71,14 @@ private:
   asio::posix::stream_descriptor stream_;
   asio::steady_timer timer_;
   std::function<void()> changed_;
+  const watch_settings settings_;
+  bool armed_ = false;
   std::array<std::byte, 4096> buffer_;
 };
 
-file_watch::file_watch(reactor& on, std::vector<std::string> directories, std::function<void()> changed)
-    : state_{std::make_shared<file_watch_state>(on.shared_core(), std::move(changed))} {
+file_watch::file_watch(reactor& on, std::vector<std::string> directories, std::function<void()> changed,
+                       watch_settings settings)
+    : state_{std::make_shared<file_watch_state>(on.shared_core(), std::move(changed), settings)} {
   on.post([state = state_, directories = std::move(directories)] { state->begin(directories); });
 }
 

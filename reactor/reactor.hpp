@@ -58,6 +58,7 @@ struct program {
   std::vector<std::string> environment; ///< "NAME=value", in addition to this process's own
   std::vector<std::pair<int, int>>
       descriptors; ///< ours (borrowed during start), the child's; 0, 1, 2 default to /dev/null
+  std::vector<std::string> without{};   ///< names of variables of this process that the child does not get
 };
 
 struct exit_status {
