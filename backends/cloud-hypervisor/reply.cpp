@@ -213,9 +213,9 @@ void read_info(const json& all, info_reply& into, std::string& error) {
       return;
     }
     into.has_device_tree = true;
-    auto addresses = addresses_of(*tree);
+    into.addresses = addresses_of(*tree);
     for (auto& device : into.devices)
-      if (auto at = addresses.find(device.id); at != addresses.end())
+      if (auto at = into.addresses.find(device.id); at != into.addresses.end())
         device.bdf = at->second;
   }
 }

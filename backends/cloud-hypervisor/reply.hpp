@@ -4,6 +4,7 @@
 /// names the place, never a guess. Keys that we don't know are passed over (versions add some).
 
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -51,6 +52,8 @@ struct info_reply {
   std::optional<std::uint64_t> balloon_bytes;       ///< asked for; empty: no balloon device
   bool free_page_reporting = false;
   std::vector<device_reply> devices; ///< of the configuration, in its order
+  std::map<std::string, std::string> addresses; ///< by device: all that are there, also those that are leaving, which the
+                                                ///< configuration does not have any more
   std::string serial_path;           ///< file, socket or pty of the serial line
   bool has_device_tree = false;      ///< with state `created`: a boot has failed half way, vm.delete is due
 };
