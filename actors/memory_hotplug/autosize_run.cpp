@@ -139,8 +139,9 @@ void autosize_look(self_ptr self) {
     a.following = false;
     a.sizer.ended(now(self), st.book.has_bytes());
   }
-  limit_workload(self, workload_high_bytes(st.book.guest_total_bytes(), st.book.guest_boot_total_bytes(),
-                                           a.own_use_bytes));
+  if (!st.running || !st.running->limited) // else a shrink has set a lower one, and ends it
+    limit_workload(self, workload_high_bytes(st.book.guest_total_bytes(), st.book.guest_boot_total_bytes(),
+                                             a.own_use_bytes));
   if (!st.set.wishes)
     return;
   autosize_view view;

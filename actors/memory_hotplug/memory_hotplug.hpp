@@ -16,10 +16,12 @@
 /// with the figures that were read back last.
 ///
 /// A change is a loop: plan from fresh figures, do the first step, read back, wait for the guest, plan again. Up: the
-/// VMM plugs, then the guest reports it online. Down, DIMM: ask for one DIMM, wait until it has left (an event, or a
-/// look: events may be lost), a refusal is retried once after `retry_delay`, then other DIMMs are tried; silence ends
-/// the change, because the guest's kernel is still busy with that one. Down, virtio-mem: the requested size is set once
-/// and the guest goes on trying by itself. An answer that is lost or unknown is answered by InspectVm; a step is sent
+/// VMM plugs, then the guest reports it online, then limits of its workload rise. Down: first the workload is held to
+/// what it will have room for (memory.high, reclaim; nothing is killed), then what is free leaves. Down, DIMM: the guest
+/// takes one DIMM's memory offline, all or none, then the VMM is asked for it; wait until it has left (an event, or a
+/// look: events may be lost). A refusal names the blocks that hold it; it is retried once after `retry_delay`, then other
+/// DIMMs are tried, and what stays is online again. Silence ends the change, because the guest's kernel is still busy with
+/// that one. Down, virtio-mem: the requested size is set once and the guest goes on trying by itself. An answer that is lost or unknown is answered by InspectVm; a step is sent
 /// again only where that shows that it was not done, and then under the same id.
 ///
 /// Patience with the guest begins anew at each progress; the change's deadline bounds all of it.
@@ -59,6 +61,8 @@ using moment = std::chrono::steady_clock::time_point;
 /// What a change is busy with.
 enum class phase : std::uint8_t {
   settling,  ///< reading figures, before the first or after the last step
+  limiting,  ///< the workload in the guest makes room
+  offlining, ///< the guest takes a DIMM's memory offline
   acting,    ///< a verb is with the VMM
   verifying, ///< its answer was lost
   following, ///< the guest is to take memory up, or to confirm
@@ -98,6 +102,12 @@ struct change {
   std::string guest_trouble;   ///< last failure of the agent
   std::map<std::string, int> refusals;
   std::set<std::string> stubborn;
+
+  std::uint64_t total_at_start = 0; ///< MemTotal
+  bool limited = false;             ///< the workload's memory.high was lowered for this change
+  std::uint64_t room_bytes = 0;     ///< and to what
+  std::string over_room;            ///< not empty: the workload could not be brought below it
+  bool offline = false;             ///< the memory of the DIMM that is to leave is offline in the guest
 };
 
 /// Automatic memory (autosize_run.hpp).
@@ -132,6 +142,8 @@ struct state {
   v1::Capabilities capabilities;
   v1::GuestFeatures features;
   std::uint64_t guest_block_bytes = 0;
+  std::uint64_t workload_bytes = 0, workload_max_bytes = 0; ///< the guest's claims
+  bool cannot_offline = false;                              ///< the agent does not know OfflineMemory
   ledger book;
   automatic_memory automatic;
   std::string ended; ///< not empty: the VM has ended, and how

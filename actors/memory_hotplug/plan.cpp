@@ -120,9 +120,10 @@ std::optional<refusal> plan_shrink(const situation& s, plan& p, std::uint64_t ex
   const auto most = limit < excess ? limit / s.granule_bytes * s.granule_bytes : excess;
   if (most < excess)
     p.notes.push_back(
-        fmt::format("the guest uses too much to give back {}: it has {} available and keeps a reserve, so "
+        fmt::format("the guest uses too much to give back {}: it has {} available{} and keeps a reserve, so "
                     "that {} can leave now. End something in the guest and ask again",
                     show_bytes(excess), show_bytes(s.guest_available_bytes),
+                    s.workload_bytes > 0 ? ", its workload holds " + show_bytes(s.workload_bytes) + "," : "",
                     most == 0 ? "nothing" : "at most " + show_bytes(most)));
   if (s.how == method::virtio_mem) {
     next.bytes = most;

@@ -27,6 +27,7 @@ enum class method : std::uint8_t { dimm, virtio_mem };
 struct dimm {
   std::string id;
   std::uint64_t size_bytes = 0;
+  std::uint64_t address = 0; ///< in the guest; 0: unknown
 };
 
 /// What a plan stands on.
@@ -44,6 +45,7 @@ struct situation {
   std::uint64_t guest_total_bytes = 0;      ///< MemTotal, the guest's claim
   std::uint64_t guest_available_bytes = 0;  ///< MemAvailable, the guest's claim
   std::uint64_t guest_boot_total_bytes = 0; ///< MemTotal at boot
+  std::uint64_t workload_bytes = 0;         ///< what the guest's workload holds, its claim; 0: unknown
 };
 
 struct refusal {

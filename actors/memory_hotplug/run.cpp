@@ -49,6 +49,7 @@ void finish(self_ptr self) {
   auto c = std::move(*st.running);
   st.running.reset();
   new_turn(self);
+  undo_room(self, c);
   auto v = judge(st.book, {c.target.used_bytes, c.plugged_at_start, c.stop_why, st.ended, c.reasons, c.failure});
   if (v.state == v1::OPERATION_STATE_CANCELLED && !st.waiting)
     st.book.take_back(st.book.has_bytes()); // nobody wants it any more
@@ -191,7 +192,10 @@ void begin_step(self_ptr self, step s) {
   c.redone = c.reply_lost = false;
   c.nudge =
       st.spec.memory_method() == v1::MEMORY_METHOD_VIRTIO_MEM && st.book.requested_bytes() == c.now.plugged_after_bytes;
-  apply_action(self);
+  if (c.now.leaving_dimms.empty())
+    apply_action(self);
+  else
+    let_dimm_go(self);
 }
 
 } // namespace
@@ -221,19 +225,25 @@ void next(self_ptr self) {
   if (!c.planned) {
     c.planned = true;
     c.plugged_at_start = st.book.plugged_bytes();
+    c.total_at_start = st.book.guest_total_bytes();
     p.target = c.target;
     p.notes.insert(p.notes.begin(), c.target.notes.begin(), c.target.notes.end());
     c.plan = to_proto(st, p);
     if (auto no = missing_ability(st, p))
       return refuse(self, *no);
   }
+  if (st.book.plugged_bytes() > wanted && st.features.workload_cgroup() && !c.limited)
+    return make_room(self);
   // A guest whose MemAvailable moves would give back a granule at a time, for ever.
   const bool creeping = !p.steps.empty() && !p.steps.front().grow && c.steps_done >= most_virtio_shrinks &&
                         st.spec.memory_method() == v1::MEMORY_METHOD_VIRTIO_MEM;
   if (!p.steps.empty() && !creeping)
     return begin_step(self, std::move(p.steps.front()));
-  if (st.book.plugged_bytes() != wanted)
+  if (st.book.plugged_bytes() != wanted) {
     c.reasons.insert(c.reasons.end(), shortfall.begin(), shortfall.end());
+    if (!c.over_room.empty())
+      c.reasons.push_back(c.over_room);
+  }
   c.gave_up = true; // whatever the guest says now, no step is left
   c.now = {};
   if (st.book.guest_agrees())
@@ -306,7 +316,7 @@ void running_event(self_ptr self, const v1::VmEvent& event) {
   const bool mine = leaves && is_dimm && event.device_id() == c.now.leaving_dimms.front();
   switch (event.kind()) {
   case v1::VmEvent::KIND_DEVICE_REFUSED:
-    if (mine && c.doing != phase::pausing)
+    if (mine && c.doing != phase::pausing && c.doing != phase::offlining)
       dimm_refused(self, event.text());
     break;
   case v1::VmEvent::KIND_DEVICE_REMOVED:

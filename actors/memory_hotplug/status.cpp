@@ -41,6 +41,8 @@ v1::MemoryStatus status_of(const state& st) {
     m.set_slots_total(situation_of(st).slots_total);
   m.set_generation(st.book.generation());
   m.set_guest_available_bytes(st.book.guest_available_bytes());
+  m.set_workload_bytes(st.workload_bytes);
+  m.set_workload_max_bytes(st.workload_max_bytes);
   if (st.automatic.policy.enabled())
     *m.mutable_autosize() = st.automatic.policy;
   return m;
@@ -56,6 +58,7 @@ situation situation_of(const state& st, const change* for_change) {
   s.guest_total_bytes = st.book.guest_total_bytes();
   s.guest_available_bytes = st.book.guest_available_bytes();
   s.guest_boot_total_bytes = st.book.guest_boot_total_bytes();
+  s.workload_bytes = st.workload_bytes;
   if (is_dimm(st)) {
     s.slots_total = st.spec.memory_slots();
     if (st.capabilities.dimm_max_slots() > 0)
@@ -80,10 +83,13 @@ std::optional<refusal> missing_ability(const state& st, const plan& p) {
   if (is_dimm(st) && (!f.acpi_memory_hotplug() || st.guest_block_bytes == 0))
     return refusal{
         ec::unsupported,
-        fmt::format("the guest's kernel would not notice a DIMM: it lacks {}. Use a guest kernel that has it, or "
+        fmt::format("the guest's kernel would not notice a DIMM: it lacks {}{}. Use a guest kernel that has it, or "
                     "start the sandbox with memory_method = \"virtio-mem\"",
                     st.guest_block_bytes == 0 ? "memory hotplug (CONFIG_MEMORY_HOTPLUG)"
-                                              : "ACPI memory hotplug (CONFIG_ACPI_HOTPLUG_MEMORY)")};
+                                              : "ACPI memory hotplug (CONFIG_ACPI_HOTPLUG_MEMORY)",
+                    f.memory_probe() ? " (its probe interface, /sys/devices/system/memory/probe, takes memory that "
+                                       "nobody has checked and cannot give it back, and is not used)"
+                                     : "")};
   if (!is_dimm(st) && !f.virtio_mem())
     return refusal{
         ec::unsupported,
@@ -121,7 +127,7 @@ void apply(self_ptr self, const v1::VmObserved& seen) {
   st.paused = seen.state() == v1::VM_STATE_PAUSED;
   std::vector<dimm> dimms;
   for (const auto& d : seen.dimms())
-    dimms.push_back({d.id(), d.size_bytes()});
+    dimms.push_back({d.id(), d.size_bytes(), d.address()});
   st.book.vmm_says(seen.plugged_bytes(), seen.virtio_mem_requested_bytes(), std::move(dimms));
   tell(self);
 }
@@ -132,6 +138,8 @@ void apply(self_ptr self, const v1::AgentFacts& facts) {
     return;
   const auto& m = facts.memory();
   st.guest_block_bytes = m.block_size_bytes();
+  st.workload_bytes = std::min(m.workload_bytes(), absurd_bytes);
+  st.workload_max_bytes = std::min(m.workload_max_bytes(), absurd_bytes);
   st.book.guest_says(m.mem_total_bytes(), m.mem_available_bytes(), m.offline_blocks());
   tell(self);
 }
@@ -142,8 +150,10 @@ void tell(self_ptr self) {
     return;
   auto now = status_of(st);
   auto same = [](v1::MemoryStatus a, v1::MemoryStatus b) {
-    a.clear_guest_available_bytes(); // moves all the time
-    b.clear_guest_available_bytes();
+    for (auto* moves_all_the_time : {&a, &b}) {
+      moves_all_the_time->clear_guest_available_bytes();
+      moves_all_the_time->clear_workload_bytes();
+    }
     return a == b;
   };
   if (same(now, st.told))

@@ -37,12 +37,15 @@ void dimm_stays(self_ptr self, const std::string& reason) {
     c.failure = ec::guest_refused;
   c.reasons.push_back(stays(self->state, reason));
   c.now = {};
-  next(self);
+  c.doing = phase::settling;
+  be_patient(self);
+  bring_back(self, read_guest);
 }
 
 /// What was to leave has left; the next step is planned from what the guest has now.
 void left(self_ptr self) {
   self->state.running->now = {};
+  self->state.running->offline = false;
   self->state.running->doing = phase::settling;
   be_patient(self);
   read_guest(self);
@@ -116,14 +119,14 @@ void applied(self_ptr self) {
 void dimm_refused(self_ptr self, const std::string& text) {
   auto& c = *self->state.running;
   const auto id = c.now.leaving_dimms.front();
-  const auto said = text.empty() ? std::string{} : " (" + escape_guest_text(text, 256) + ")";
+  const auto said = text.empty() ? std::string{} : " (" + escape_guest_text(text, 1024) + ")";
   if (++c.refusals[id] >= 2)
     return dimm_stays(self, "the guest refused twice to give it back" + said);
   c.redone = c.reply_lost = false;
   c.doing = phase::pausing;
   wake_after(self, self->state.set.retry_delay, [](self_ptr s) {
     if (s->state.running->stop_why.empty() && now(s) < s->state.running->deadline)
-      apply_action(s);
+      let_dimm_go(s);
     else
       dimm_stays(s, "the guest refused to give it back");
   });
@@ -156,8 +159,11 @@ void departure_looked_at(self_ptr self) {
     c.redone = true;
     return apply_action(self);
   }
-  give_up(self, ec::guest_refused,
-          stays(st, "the guest neither gave it back nor refused in time; it may still do so, and the status follows"));
+  bring_back(self, [](self_ptr s) {
+    give_up(
+        s, ec::guest_refused,
+        stays(s->state, "the guest neither gave it back nor refused in time; it may still do so, and the status follows"));
+  });
 }
 
 void verify(self_ptr self) {

@@ -45,6 +45,17 @@ void verify(self_ptr self);
 void departure_looked_at(self_ptr self);
 void dimm_refused(self_ptr self, const std::string& text);
 
+// Room in the guest (room.cpp).
+
+/// Down, once a change: the workload is held to what it will have room for, then next().
+void make_room(self_ptr self);
+/// The memory of the DIMM that is to leave goes offline in the guest, then apply_action(); or dimm_refused().
+void let_dimm_go(self_ptr self);
+/// A DIMM stays: its memory comes online again, then `then`.
+void bring_back(self_ptr self, void (*then)(self_ptr));
+/// The change is over: limits are what they are without one, or follow what was plugged. Waits for nothing.
+void undo_room(self_ptr self, const change& c);
+
 // The guest (guest.cpp).
 
 /// Waits until the guest uses what the step (or, without one, the VMM) says.

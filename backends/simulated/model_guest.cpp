@@ -53,6 +53,8 @@ model_guest::model_guest(model_machine& machine, std::string architecture)
           features.set_virtio_mem(machine_.shape().virtio_mem);
           features.set_cpu_hotplug(true);
           features.set_kernel_config_known(true);
+          features.set_workload_cgroup(true);
+          features.set_pressure(true);
           session_.send_hello(std::move(hello));
         };
         e.on_request = [this](const v1::AgentRequest& r) { on_request(r); };
@@ -87,7 +89,8 @@ model_guest::model_guest(model_machine& machine, std::string architecture)
             finish(id, 141, 13); // SIGPIPE
         };
         return e;
-      }()} {}
+      }()},
+      workload_{machine} {}
 
 timeline::ticket model_guest::later(timeline::time delay, timeline::work what) {
   return machine_.after(delay, [weak = std::weak_ptr{alive_}, what = std::move(what)] {
@@ -114,6 +117,9 @@ void model_guest::forget_host() {
     machine_.cancel(w.end);
   waiting_.clear();
   processes_.clear();
+  ++host_;
+  pressure_window_ = {};
+  machine_.bring_all_online();
 }
 
 void model_guest::host_left() {
@@ -137,6 +143,7 @@ v1::AgentFacts model_guest::facts() const {
   cpus.set_online(machine_.online_cpus());
   cpus.set_present(machine_.present_cpus());
   cpus.set_possible(machine_.shape().max_vcpus);
+  workload_.add_facts(f);
   return f;
 }
 
@@ -150,6 +157,7 @@ std::string model_guest::meminfo() const {
 }
 
 void model_guest::machine_changed() {
+  settle_workload();
   for (std::size_t i = 0; i < waiting_.size();) {
     if (satisfied(waiting_[i])) {
       const auto w = waiting_[i];
@@ -192,6 +200,18 @@ void model_guest::on_request(const v1::AgentRequest& request) {
   case v1::AgentRequest::kSetOnlineCpus:
     set_online_cpus(request);
     break;
+  case v1::AgentRequest::kReadMemoryBlocks:
+    memory_blocks(request.id(), request.read_memory_blocks().address(), request.read_memory_blocks().size_bytes(), {});
+    break;
+  case v1::AgentRequest::kOfflineMemory:
+    offline_memory(request);
+    break;
+  case v1::AgentRequest::kSetWorkloadLimits:
+    set_limits(request);
+    break;
+  case v1::AgentRequest::kWatchPressure:
+    watch_pressure(request);
+    break;
   case v1::AgentRequest::kExecStart:
     exec(request);
     break;
@@ -213,6 +233,7 @@ void model_guest::on_request(const v1::AgentRequest& request) {
 
 void model_guest::await_memory(const v1::AgentRequest& request) {
   const auto& ask = request.await_memory();
+  machine_.bring_all_online();
   add_waiting({request.id(), ask.mem_total_at_least_bytes(), ask.mem_total_at_most_bytes(), 0, {}}, ask.wait_ms());
 }
 
@@ -340,6 +361,18 @@ void model_guest::run(std::uint64_t exec_id, process& p, std::vector<std::string
   } else if (name == "cat" && argv.size() == 1) {
     p.echoes = true;
     p.ends = p.eof;
+  } else if (name == "hold" && (argv.size() == 2 || argv.size() == 3) && number(argv[1], n)) {
+    std::uint32_t seconds = 0;
+    p.ends = false;
+    p.held_mib = n;
+    workload_.want(exec_id, std::uint64_t{n} << 20);
+    if (argv.size() == 3 && number(argv[2], seconds))
+      later(std::chrono::seconds{seconds}, [this, exec_id] {
+        finish(exec_id, 0, 0);
+        output();
+      });
+    settle_workload(); // which may end it
+    return;
   } else if (name == "sleep" && argv.size() == 2 && number(argv[1], n)) {
     p.ends = false;
     later(std::chrono::seconds{n}, [this, exec_id] {
@@ -373,6 +406,7 @@ void model_guest::flush(std::uint64_t exec_id) {
 }
 
 void model_guest::finish(std::uint64_t exec_id, int exit_code, int signal) {
+  workload_.let_go(exec_id); // also where the host that started it has left
   const auto it = processes_.find(exec_id);
   if (it == processes_.end())
     return;

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "backends/simulated/model_machine.hpp"
+#include "backends/simulated/model_workload.hpp"
 #include "guest/protocol/guest_session.hpp"
 #include "messages/agent.pb.h"
 
@@ -19,7 +20,7 @@ namespace caisson::backends::simulated {
 /// memory and processors as its kernel's, and runs a handful of commands:
 ///
 ///     true | false | exit N | echo WORDS | cat (stdin) | cat /proc/meminfo | nproc | sleep SECONDS | sh -c "one of
-///     these"
+///     these" | hold MIB [SECONDS] (memory of the workload; says "held MIB" when it has all, and keeps it)
 ///
 /// No actors, no clock: the machine's guest time. Must not outlive the machine. Not thread safe.
 class model_guest {
@@ -55,12 +56,19 @@ private:
     std::string pending;    // output that the session has not taken yet
     std::uint32_t owed = 0; // bytes of standard input in `pending`, not yet given back as credit
     int exit_code = 0;
+    std::uint32_t held_mib = 0;
     bool ends = false; // when `pending` is out
   };
 
   void on_request(const v1::AgentRequest& request);
   void await_memory(const v1::AgentRequest& request);
   void set_online_cpus(const v1::AgentRequest& request);
+  void memory_blocks(std::uint64_t request_id, std::uint64_t address, std::uint64_t size_bytes, std::string why);
+  void offline_memory(const v1::AgentRequest& request);
+  void set_limits(const v1::AgentRequest& request);
+  void watch_pressure(const v1::AgentRequest& request);
+  bool settle_workload(); ///< true: somebody waits for memory
+  void tell_pressure();
   void exec(const v1::AgentRequest& request);
   void signal(const v1::AgentRequest& request);
   void run(std::uint64_t exec_id, process& p, std::vector<std::string> argv);
@@ -86,6 +94,11 @@ private:
   std::map<std::uint64_t, process> processes_;
   std::uint64_t last_exec_id_ = 0;
   bool notice_planned_ = false;
+  model_workload workload_;
+  std::uint64_t host_ = 0;              // answers to a host that has left are dropped
+  timeline::time pressure_window_{0};   // 0: nobody wants to know
+  bool pressure_planned_ = false;
+  std::uint64_t stalled_us_ = 0;
   std::shared_ptr<char> alive_ = std::make_shared<char>(); // planned functions look whether the guest is still there
 };
 

@@ -118,7 +118,7 @@ std::string model_machine::unplug_dimm(const std::string& id) {
     leaving->leaving = false;
     if (!up_ || dice_.chance(habits_.dimm_ignored))
       return;
-    if (dice_.chance(habits_.dimm_refused)) {
+    if (!leaving->kept_offline && dice_.chance(habits_.dimm_refused)) {
       tell(machine_news::kind::device_refused, id);
       return;
     }
@@ -185,7 +185,8 @@ std::uint64_t model_machine::mem_available_bytes() const noexcept {
   auto seen = virtio_size_;
   for (const auto& d : dimms_)
     seen += d.seen ? d.size_bytes : 0;
-  const auto used = std::min(programs_bytes, boot_mem_total_bytes() / 2) + seen / page_bytes_a_struct;
+  const auto used =
+      std::min(programs_bytes, boot_mem_total_bytes() / 2) + seen / page_bytes_a_struct + workload_bytes_;
   const auto total = mem_total_bytes();
   return total > used ? total - used : 0;
 }
@@ -218,7 +219,7 @@ void model_machine::see_dimm(const std::string& id) {
 
 void model_machine::online_dimm(const std::string& id) {
   auto* d = find(id);
-  if (!d)
+  if (!d || d->kept_offline)
     return;
   const auto room = room_to_online(d->size_bytes - d->online_bytes);
   d->online_bytes += room - room % shape_.block_bytes;

@@ -36,6 +36,13 @@ struct machine_dimm {
   std::uint64_t online_bytes = 0;
   bool seen = false;    ///< the guest kernel has noticed it
   bool leaving = false; ///< it was asked back
+  bool kept_offline = false; ///< by the guest's agent, so that it can leave
+};
+
+/// One block of a DIMM that the guest's kernel has noticed.
+struct machine_block {
+  std::uint64_t address = 0, size_bytes = 0;
+  bool online = false;
 };
 
 /// A disk, a network interface or a share.
@@ -96,6 +103,14 @@ public:
   [[nodiscard]] std::uint32_t present_cpus() const noexcept { return vcpus_present_; }
   /// Online or offline until `count` run, as far as processors are present. Says how many run.
   std::uint32_t set_online_cpus(std::uint32_t count);
+  [[nodiscard]] std::vector<machine_block> blocks(std::uint64_t address, std::uint64_t size_bytes) const;
+  /// All DIMMs in this part, or none; `on_end` gets "" or why not.
+  void take_offline(std::uint64_t address, std::uint64_t size_bytes,
+                    std::function<void(const std::string& why)> on_end);
+  /// What was taken offline and is still there.
+  void bring_all_online();
+  /// What the guest's workload holds for good.
+  void set_workload_bytes(std::uint64_t bytes) noexcept { workload_bytes_ = bytes; }
   void power_off();
   void panic();
   /// Runs `what` after a delay of the guest's own time: it stands still while the machine is paused, and ends with it.
@@ -120,7 +135,7 @@ private:
   dice dice_;
   std::vector<machine_dimm> dimms_;
   std::vector<machine_device> devices_;
-  std::uint64_t virtio_requested_ = 0, virtio_size_ = 0;
+  std::uint64_t virtio_requested_ = 0, virtio_size_ = 0, workload_bytes_ = 0;
   std::uint32_t vcpus_plugged_, vcpus_present_, vcpus_online_;
   bool paused_ = false, stopped_ = false, up_ = false, virtio_moving_ = false;
   std::vector<timeline::work> frozen_;

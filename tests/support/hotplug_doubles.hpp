@@ -7,6 +7,7 @@
 #include <deque>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -58,6 +59,13 @@ struct model_vm {
   std::uint32_t possible = 8;
   std::chrono::milliseconds takes{100}; ///< to follow
   v1::GuestFeatures features;
+  std::uint64_t workload = 0;         ///< what the workload holds for good
+  std::uint64_t workload_cache = 0;   ///< and what can be reclaimed of it
+  std::uint64_t workload_high = 0, workload_max = 0;
+  std::uint32_t quota_milli = 0;
+  bool old_agent = false;                  ///< it does not know OfflineMemory
+  std::map<std::string, int> keeps_online; ///< so many times a block of this DIMM does not go offline
+  std::set<std::string> offline;           ///< DIMMs that the agent has taken offline
 
   // the scene
   std::deque<fault> faults; ///< one a verb, then none
@@ -95,10 +103,16 @@ struct model_vm {
     v1::AgentFacts f;
     auto& m = *f.mutable_memory();
     m.set_mem_total_bytes(boot_total + online);
-    const auto taken = used + online / 64; // the memory map of what is online
+    const auto taken = used + workload + online / 64; // the memory map of what is online
     m.set_mem_available_bytes(boot_total + online - std::min(taken, boot_total + online));
     m.set_boot_mem_total_bytes(boot_total);
     m.set_block_size_bytes(128 * mib);
+    if (features.workload_cgroup()) {
+      m.set_workload_bytes(workload + workload_cache);
+      m.set_workload_high_bytes(workload_high);
+      m.set_workload_max_bytes(workload_max);
+      f.set_cpu_quota_milli(quota_milli);
+    }
     m.set_offline_blocks(static_cast<std::uint32_t>((plugged() - std::min(online, plugged())) / (128 * mib)));
     f.mutable_cpus()->set_online(cpus_online);
     f.mutable_cpus()->set_present(vcpus);
@@ -162,7 +176,13 @@ struct model_vm {
 
   /// The guest brings online what it can of what is plugged, and its agent looks at who waits.
   void guest_takes() {
-    online = std::min(plugged(), online_most);
+    std::erase_if(offline, [&](const auto& id) {
+      return std::ranges::none_of(dimms, [&](const v1::Dimm& d) { return d.id() == id; });
+    });
+    auto may = plugged();
+    for (const auto& d : dimms)
+      may -= offline.contains(d.id()) ? d.size_bytes() : 0;
+    online = std::min(may, online_most);
     if (poke_agent)
       poke_agent();
   }
@@ -213,6 +233,51 @@ struct model_vm {
       vcpus = std::min(m.count(), max_vcpus);
     else if (vcpu_unplug)
       vcpus = std::max(m.count(), cpus_online);
+  }
+
+  void perform(const v1::SetWorkloadLimits& m) {
+    if (m.has_high_bytes()) {
+      agent_asked.push_back("high " + std::to_string(m.high_bytes() / mib));
+      workload_high = m.high_bytes();
+    }
+    if (m.has_reclaim_to_bytes())
+      workload_cache = std::min(workload_cache, m.reclaim_to_bytes() - std::min(workload, m.reclaim_to_bytes()));
+    if (m.has_max_bytes()) {
+      agent_asked.push_back("max " + std::to_string(m.max_bytes() / mib));
+      if (m.max_bytes() == 0 || workload <= m.max_bytes())
+        workload_max = m.max_bytes();
+    }
+    if (m.has_cpu_milli()) {
+      agent_asked.push_back("quota " + std::to_string(m.cpu_milli()));
+      quota_milli = m.cpu_milli();
+    }
+  }
+
+  v1::AgentReply perform(const v1::OfflineMemory& m) {
+    v1::AgentReply r;
+    const auto d = std::ranges::find_if(dimms, [&](const v1::Dimm& one) { return one.address() == m.address(); });
+    if (old_agent || d == dimms.end()) {
+      r.mutable_failure()->set_guest_errno(old_agent ? 38 : 22);
+      r.mutable_failure()->set_text("this agent doesn't know the request");
+      return r;
+    }
+    agent_asked.push_back("offline " + d->id());
+    const bool stays = keeps_online[d->id()] > 0;
+    if (stays) {
+      --keeps_online[d->id()];
+      r.mutable_blocks()->set_why("memory41 at 0x148000000 (zone Movable): Device or resource busy");
+    } else {
+      offline.insert(d->id());
+      guest_takes();
+    }
+    for (std::uint64_t at = 0; at < m.size_bytes(); at += 128 * mib) {
+      auto& b = *r.mutable_blocks()->add_blocks();
+      b.set_address(m.address() + at);
+      b.set_size_bytes(128 * mib);
+      b.set_state(stays ? "online" : "offline");
+      b.set_zone(stays ? "Movable" : "");
+    }
+    return r;
   }
 
   static std::string text_of(const v1::ApplyMemoryStep& m) {
@@ -322,8 +387,22 @@ inline guest_agent_actor::behavior_type double_agent(guest_agent_actor::stateful
       [self, vm, reply, content](const v1::AgentRequest& m) -> caf::result<v1::AgentReply> {
         auto& st = self->state;
         auto promise = self->make_response_promise<v1::AgentReply>();
-        if (m.has_await_memory())
+        if (m.has_await_memory()) {
           vm->agent_asked.push_back("await");
+          if (!vm->offline.empty()) {
+            vm->offline.clear();
+            vm->guest_takes();
+          }
+        }
+        if (!vm->agent_silent && m.has_set_workload_limits()) {
+          vm->perform(m.set_workload_limits());
+          promise.deliver(reply());
+          return promise;
+        }
+        if (!vm->agent_silent && m.has_offline_memory()) {
+          promise.deliver(vm->perform(m.offline_memory()));
+          return promise;
+        }
         if (m.has_set_online_cpus()) {
           const auto n = m.set_online_cpus().online();
           vm->agent_asked.push_back("cpus " + std::to_string(n));
