@@ -173,6 +173,8 @@ private:
 
   void send() {
     std::string why;
+    if (pipe_ && !is_silent())
+      pipe_.reset();
     if (!pipe_ && !connect(why))
       return finish(outcome_kind::refused, why);
     reader_.reset();
@@ -187,13 +189,16 @@ private:
         pipe_.reset();
         return finish(outcome_kind::refused, why);
       }
-      if (taken < 0) { // the server may have said why before it closed: the reading tells
-        not_taken_ = true;
-        return;
-      }
-      left.remove_prefix(static_cast<std::size_t>(taken));
+      // Where the server has closed its end the pipe meets the same, and reads what it said before.
+      left.remove_prefix(static_cast<std::size_t>(std::max<ssize_t>(taken, 0)));
     }
     pipe_->write(std::as_bytes(std::span{left}));
+  }
+
+  // Neither closed by the server since the last reply, nor is there anything that nobody has asked for.
+  bool is_silent() const {
+    char probe;
+    return ::recv(fd_, &probe, 1, MSG_PEEK | MSG_DONTWAIT) < 0 && errno == EAGAIN;
   }
 
   bool connect(std::string& why) {
@@ -218,7 +223,6 @@ private:
       return false;
     }
     fd_ = fd; // the pipe owns it
-    not_taken_ = false;
     pipe_ = on_.adopt(fd);
     auto self = shared_from_this();
     pipe_->start({.on_bytes = [self](auto bytes) { self->read(bytes); },
@@ -248,13 +252,12 @@ private:
     const auto at = reader_.end();
     if (at == reply_reader::state::complete)
       return conclude(at);
-    const bool not_taken = not_taken_ || why == std::errc::broken_pipe;
     if (current_->what.method == "GET" && !current_->sent_again && why != std::errc::operation_canceled) {
       current_->sent_again = true;
       account();
       return send();
     }
-    if (not_taken && !begun)
+    if (why == std::errc::broken_pipe && !begun)
       return finish(outcome_kind::refused, "the VMM closed the connection before it had taken the request");
     conclude(at);
   }
@@ -319,7 +322,6 @@ private:
   std::shared_ptr<waiting_call> current_;
   std::unique_ptr<byte_pipe> pipe_;
   int fd_ = -1;
-  bool not_taken_ = false;
   reply_reader reader_;
   clock::time_point sent_at_{};
   std::uint64_t last_id_ = 0;

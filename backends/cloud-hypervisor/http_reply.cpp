@@ -53,7 +53,11 @@ struct reply_reader::parts {
       return false;
     }
     constexpr std::size_t short_line = 12;
-    if (end == short_line && waiting.starts_with("HTTP/1."))
+    if (end < short_line || !waiting.starts_with("HTTP/1.")) {
+      fail("it is no HTTP reply (its first line is \"" + escaped_text(std::string_view{waiting}.substr(0, end), 80) + "\")");
+      return false;
+    }
+    if (end == short_line)
       waiting.insert(short_line, " ");
     reading.emplace();
     reading->header_limit(most_reply_header_bytes);

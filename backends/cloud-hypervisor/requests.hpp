@@ -129,6 +129,7 @@ struct version_facts {
   bool virtio_mem_below_boot_is_error = false; ///< v53; before: silently accepted
   bool removes_stale_socket = false;           ///< v53; before: the process ends with "address in use"
   bool second_remove_is_error = false;         ///< v53 only: remove-device of what is leaving is 500
+  bool second_net_remove_kills = false;        ///< up to v52 (seen with v51.1): of a net that is leaving it ends the VMM
   bool unknown_device_is_404 = false;          ///< v54; before: 500
   bool invalid_config_is_400 = false;          ///< v54 (409 for ids that are not unique); before: 500
   std::size_t most_request_body_bytes = 0;

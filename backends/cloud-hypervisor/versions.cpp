@@ -13,12 +13,13 @@ constexpr std::size_t large_body = 4 << 20;
 // clang-format off
 constexpr std::array facts{
     version_facts{.major = 42, .name = "v42", .errors_are_arrays = false, .pending_vcpu_removal_is_429 = false,
-                  .boot_of_paused_resumes = true, .most_request_body_bytes = small_body},
+                  .boot_of_paused_resumes = true, .second_net_remove_kills = true, .most_request_body_bytes = small_body},
     version_facts{.major = 46, .name = "v46", .errors_are_arrays = false, .boot_of_paused_resumes = true,
+                  .second_net_remove_kills = true, .most_request_body_bytes = small_body},
+    version_facts{.major = 47, .name = "v47", .boot_of_paused_resumes = true, .second_net_remove_kills = true,
                   .most_request_body_bytes = small_body},
-    version_facts{.major = 47, .name = "v47", .boot_of_paused_resumes = true, .most_request_body_bytes = small_body},
     version_facts{.major = 52, .name = "v52", .no_shutdown_option = true, .actual_size_counts_virtio_mem = true,
-                  .most_request_body_bytes = small_body},
+                  .second_net_remove_kills = true, .most_request_body_bytes = small_body},
     version_facts{.major = 53, .name = "v53", .no_shutdown_option = true, .actual_size_counts_virtio_mem = true,
                   .missing_vm_is_404 = true, .virtio_mem_below_boot_is_error = true, .removes_stale_socket = true,
                   .second_remove_is_error = true, .most_request_body_bytes = small_body},
