@@ -12,6 +12,7 @@
 #include <map>
 #include <random>
 
+#include "actors/budget/budget_keeper.hpp"
 #include "actors/config/config.hpp"
 #include "actors/engine/engine.hpp"
 #include "actors/events/events.hpp"
@@ -94,6 +95,7 @@ public:
   ~service_impl() override {
     for (auto& actor : {caf::actor_cast<caf::actor>(door_), caf::actor_cast<caf::actor>(engine_),
                         caf::actor_cast<caf::actor>(config_), caf::actor_cast<caf::actor>(events_),
+                        caf::actor_cast<caf::actor>(budget_),
                         caf::actor_cast<caf::actor>(host_), caf::actor_cast<caf::actor>(journal_)})
       caf::anon_send_exit(actor, caf::exit_reason::user_shutdown);
     system_.await_all_actors_done();
@@ -286,6 +288,9 @@ private:
   void start(v1::JournalContents found) {
     journal_ = system_.spawn<caf::detached>(journal, store_);
     host_ = system_.spawn<caf::detached>(host_worker);
+    budget::settings budget_set;
+    budget_set.host = host_;
+    budget_ = system_.spawn(budget::budget_keeper, budget_set);
     events_settings event_settings;
     event_settings.last_seq = found.last_seq();
     events_ = system_.spawn(events, journal_, event_settings);
@@ -303,6 +308,7 @@ private:
     set.sandbox.journal = journal_;
     set.sandbox.events = events_;
     set.sandbox.host = host_;
+    set.sandbox.budget = budget_;
     set.sandbox.random = random_number;
     set.sandbox.now_unix_ms = now_unix_ms;
     set.sandbox.host_boot_id = host_boot_id();
@@ -334,6 +340,7 @@ private:
   std::map<std::string, std::unique_ptr<backends::provider>> providers_; // touched by the engine actor alone
   journal_actor journal_;
   host_actor host_;
+  budget_actor budget_;
   events_actor events_;
   config_actor config_;
   engine_actor engine_;

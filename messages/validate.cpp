@@ -99,7 +99,9 @@ caf::error validate(const v1::CreateSandbox& m) {
 caf::error validate(const v1::ResizeSandbox& m) {
   if (auto e = validate_selector(m.sandbox()))
     return e;
-  if (m.memory_bytes() == 0 && m.vcpus() == 0)
+  if (!m.cause().empty())
+    return make_error(ec::invalid_argument, "resize: `cause` is the engine's own; leave it out");
+  if (m.memory_bytes() == 0 && m.vcpus() == 0 && m.vcpus_milli() == 0 && !m.autosize())
     return make_error(ec::invalid_argument, "resize: no target is given; give memory, cpus or both (zero is no target)");
   if (m.memory_bytes() > absurd_bytes)
     return make_error(ec::out_of_range, fmt::format("memory target: {} bytes is more than any host has; at most {} is taken",

@@ -107,6 +107,10 @@ std::uint64_t overhead_bytes(const v1::Capabilities& can) {
   return can.accelerator() == "tcg" ? 384 * mib : 128 * mib;
 }
 
+std::uint64_t promise_bytes(const v1::VmSpec& spec, const v1::Capabilities& can, std::uint64_t target_bytes) {
+  return (spec.hugepages() ? 0 : target_bytes) + overhead_bytes(can);
+}
+
 std::uint64_t limit_slack_bytes(const v1::Capabilities& can) {
   return can.accelerator() == "tcg" ? 1152 * mib : 128 * mib;
 }

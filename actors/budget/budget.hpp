@@ -67,6 +67,9 @@ private:
 /// figure: 128 MiB under KVM, 384 MiB under TCG, whose translated code lies there too.
 std::uint64_t overhead_bytes(const v1::Capabilities& can);
 
+/// What a VM of this kind takes of its host for a target of boot + plugged. Memory on hugetlbfs was set apart before.
+std::uint64_t promise_bytes(const v1::VmSpec& spec, const v1::Capabilities& can, std::uint64_t target_bytes);
+
 /// Added to a promise where the host is to stop a VMM that takes more (memory.max): what it may take for short, and
 /// under TCG the 1 GiB that QEMU lets its translated code grow to.
 std::uint64_t limit_slack_bytes(const v1::Capabilities& can);

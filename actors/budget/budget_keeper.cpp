@@ -10,6 +10,11 @@ using self_ptr = budget_actor::stateful_pointer<keeper_state>;
 void read_host(self_ptr self);
 
 void decide(keeper_state& st, const keeper_state::waiting& w, const host_memory& host) {
+  if (w.asked.sandbox_id().empty()) {
+    v1::MemoryPromised seen;
+    *seen.mutable_budget() = st.promises.figures(host, w.within);
+    return w.promise->deliver(std::move(seen));
+  }
   const auto no = st.promises.promise(w.asked.sandbox_id(), w.asked.bytes(), host, w.within, w.asked.what(),
                                       w.asked.dry_run());
   if (no)
@@ -63,13 +68,15 @@ void read_processes(self_ptr self, std::size_t count, const host_memory& host) {
   one_less();
 }
 
-/// Would all of them get it if no VMM held anything? Then nobody needs to be measured.
+// Would all of them get it if no VMM held anything? Then nobody needs to be measured.
 bool plenty(const keeper_state& st, std::size_t count, const host_memory& host) {
   std::uint64_t asked = 0;
   for (std::size_t i = 0; i < count; ++i) {
     const auto& w = st.queue[i];
     asked += w.asked.bytes();
     const auto rest = host.available_bytes - std::min(host.available_bytes, w.within.reserve_bytes);
+    if (w.asked.sandbox_id().empty()) // somebody wants to see all figures
+      return false;
     if (w.within.overcommit_percent < 100 || st.promises.promised_bytes() + asked > rest)
       return false;
   }

@@ -6,7 +6,9 @@
 #include <chrono>
 #include <set>
 
+#include "actors/budget/budget.hpp"
 #include "actors/kept_promise.hpp"
+#include "actors/sandbox/lifecycle.hpp"
 #include "messages/validate.hpp"
 
 namespace caisson {
@@ -69,11 +71,20 @@ void tell_count(self_ptr self) {
     self->state.set.count_changed(self->state.sandboxes.size());
 }
 
+void state_promise(self_ptr self, const std::string& id, std::uint64_t bytes) {
+  v1::PromiseMemory so;
+  so.set_sandbox_id(id);
+  so.set_bytes(bytes);
+  self->send(self->state.set.sandbox.budget, std::move(so));
+}
+
 void forget(self_ptr self, const std::string& id) {
   auto& st = self->state;
   auto at = st.sandboxes.find(id);
   if (at == st.sandboxes.end())
     return;
+  if (st.set.sandbox.budget)
+    state_promise(self, id, 0);
   st.ids_by_name.erase(at->second.name);
   st.sandboxes.erase(at);
   tell_count(self);
@@ -314,6 +325,43 @@ void sweep_backend(self_ptr self, const std::string& name) {
           [self, backend](const caf::error&) { self->send_exit(backend, caf::exit_reason::user_shutdown); });
 }
 
+v1::Capabilities accelerator_of(const v1::VmSpec& spec) {
+  v1::Capabilities can;
+  can.set_accelerator(spec.accelerator());
+  return can;
+}
+
+bool promises_memory(self_ptr self, const v1::SandboxRecord& record) {
+  const auto& set = self->state.set.sandbox;
+  return set.budget && sandbox::has_vm(record.state()) && record.boot_id() == set.host_boot_id &&
+         (set.simulated_takes_memory || record.spec().accelerator() != "simulated");
+}
+
+// With what the default configuration says of reserve and overcommit.
+caf::result<v1::EngineStatus> on_engine(self_ptr self) {
+  auto about = self->state.set.about;
+  about.set_sandboxes(static_cast<std::uint32_t>(self->state.sandboxes.size()));
+  if (!self->state.set.sandbox.budget)
+    return about;
+  auto promise = self->make_response_promise<v1::EngineStatus>();
+  auto kept = keep(promise);
+  auto ask_budget = [self, kept, about](const v1::SandboxConfig& within) {
+    v1::PromiseMemory look;
+    look.set_dry_run(true);
+    self->request(self->state.set.sandbox.budget, look_deadline, std::move(look), within)
+        .then(
+            [kept, about](const v1::MemoryPromised& seen) mutable {
+              *about.mutable_budget() = seen.budget();
+              kept->deliver(std::move(about));
+            },
+            [kept, about](const caf::error&) { kept->deliver(about); });
+  };
+  self->request(self->state.set.config, config_deadline, v1::ResolveConfig{})
+      .then([ask_budget](const v1::ResolvedConfig& config) { ask_budget(config.sandbox()); },
+            [ask_budget](const caf::error&) { ask_budget(v1::SandboxConfig{}); });
+  return promise;
+}
+
 void adopt_all(self_ptr self, const v1::JournalContents& found) {
   auto& st = self->state;
   std::set<std::string> sweep{st.set.sweep.begin(), st.set.sweep.end()};
@@ -327,6 +375,11 @@ void adopt_all(self_ptr self, const v1::JournalContents& found) {
     entry = {record.id(), record.name(), spawn_sandbox(self, provider), record.created_unix_ms(),
              record.request().idempotency_key()};
     st.ids_by_name[record.name()] = record.id();
+    // Whatever runs keeps its memory: it is promised before anything new can ask. The sandbox tells better figures soon.
+    if (promises_memory(self, record))
+      state_promise(self, record.id(),
+                    budget::promise_bytes(record.spec(), accelerator_of(record.spec()),
+                                          std::max(record.memory_target_bytes(), record.spec().boot_bytes())));
     v1::AdoptSandbox adopt;
     *adopt.mutable_record() = record;
     for (const auto& op : found.operations())
@@ -400,11 +453,7 @@ engine_actor::behavior_type engine_keeper(self_ptr self, engine_settings set, v1
       [self](unsub_atom, const event_sink_ptr& sink) {
         self->send(self->state.set.sandbox.events, unsub_atom::value, sink);
       },
-      [self](const v1::GetEngine&) {
-        auto about = self->state.set.about;
-        about.set_sandboxes(static_cast<std::uint32_t>(self->state.sandboxes.size()));
-        return about;
-      },
+      [self](const v1::GetEngine&) { return on_engine(self); },
       [self](const v1::DescribeHost& m) { return on_describe(self, m); },
       [self](const v1::SandboxStatus& last) { forget(self, last.id()); },
   };

@@ -68,6 +68,7 @@ void create_vm(self_ptr self) {
       .then(unless_given_up<v1::VmObserved>(self,
                                             [self](const v1::VmObserved& seen) {
                                               take(self, seen);
+                                              tell_vmm(self);
                                               meet_guest(self, agent_deadline(self), [self](const caf::error& why) {
                                                 if (given_up(self))
                                                   return;
@@ -80,6 +81,15 @@ void create_vm(self_ptr self) {
             or_fail(self, "making the VM"));
 }
 
+void prepare_directory(self_ptr self) {
+  auto& st = self->state;
+  v1::PrepareDirectory prepare;
+  prepare.set_path(st.record.spec().run_directory());
+  self->request(st.set.host, st.set.verb_deadline, prepare)
+      .then(unless_given_up<v1::Empty>(self, [self](const v1::Empty&) { create_vm(self); }),
+            or_fail(self, "the sandbox's run directory"));
+}
+
 void describe(self_ptr self) {
   auto& st = self->state;
   self->request(st.backend, st.set.describe_deadline * 2, describe_request(st.record.spec(), st.set.describe_deadline))
@@ -89,12 +99,15 @@ void describe(self_ptr self) {
                                                 s.capabilities = can;
                                                 if (auto why = settle(s.record, can))
                                                   return fail_boot(self, why);
-                                                v1::PrepareDirectory prepare;
-                                                prepare.set_path(s.record.spec().run_directory());
-                                                self->request(s.set.host, s.set.verb_deadline, prepare)
-                                                    .then(unless_given_up<v1::Empty>(
-                                                              self, [self](const v1::Empty&) { create_vm(self); }),
-                                                          or_fail(self, "the sandbox's run directory"));
+                                                ask_promise(self, s.record.spec().boot_bytes(), "the creation", false,
+                                                            [self](const caf::error& why) {
+                                                              if (given_up(self))
+                                                                return;
+                                                              if (why)
+                                                                fail_boot(self, why);
+                                                              else
+                                                                prepare_directory(self);
+                                                            });
                                               }),
             or_fail(self, "asking what the hypervisor can do"));
 }
@@ -112,6 +125,7 @@ void spawn_vm_actors(self_ptr self) {
   auto progress = caf::actor_cast<hotplug_listener>(me);
   memory_hotplug::settings memory;
   memory.sandbox_id = st.record.id();
+  memory.wishes = caf::actor_cast<resize_actor>(me);
   st.memory = self->spawn(memory_hotplug::memory_hotplug, memory, st.backend, st.agent, progress);
   vcpu_hotplug::settings vcpus;
   vcpus.sandbox_id = st.record.id();
@@ -147,6 +161,7 @@ void meet_guest(self_ptr self, milliseconds deadline, std::function<void(const c
             ready.set_memory_target_bytes(s.record.memory_target_bytes());
             ready.set_vcpu_target(s.record.vcpu_target());
             ready.set_generation(s.record.generation());
+            *ready.mutable_autosize() = autosize_policy(self);
             self->request(s.memory, s.set.verb_deadline, ready)
                 .then(
                     [self, then, refused, ready](const v1::MemoryStatus& memory) {

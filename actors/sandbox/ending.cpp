@@ -97,6 +97,11 @@ void clean_up_vm(self_ptr self, std::function<void(const caf::error&)> then) {
   save_console(self);
   if (st.console)
     st.console->close();
+  then = [self, then = std::move(then)](const caf::error& dirty) {
+    if (!dirty)
+      give_back_promise(self);
+    then(dirty);
+  };
   if (!st.backend)
     return then({});
   // Whoever still waits for the VM hears now that it goes.

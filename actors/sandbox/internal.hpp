@@ -63,6 +63,20 @@ void resume_operations(self_ptr self);
 /// Those that nobody works on now end, and are not left running for ever.
 void end_unbegun_operations(self_ptr self, const std::string& why);
 
+// promises.cpp
+/// Asks the budget for this target of boot + plugged, raises the host's cgroup, then `then` with the refusal or none. A
+/// target that is promised already goes on at once.
+void ask_promise(self_ptr self, std::uint64_t target_bytes, std::string what, bool dry_run,
+                 std::function<void(const caf::error&)> then);
+/// What is promised and bounded becomes what is needed now: the largest of target and what was read back.
+void settle_promise(self_ptr self);
+/// The VMM's process is known: the budget measures it, the host's cgroup takes it in.
+void tell_vmm(self_ptr self);
+void give_back_promise(self_ptr self);
+/// In force now; not enabled: none.
+v1::AutosizePolicy autosize_policy(self_ptr self);
+void measure_host_bytes(self_ptr self, std::function<void()> then);
+
 // recovery.cpp
 caf::result<v1::SandboxStatus> on_adopt(self_ptr self, const v1::AdoptSandbox& m);
 void on_agent_lost(self_ptr self, const std::string& why);

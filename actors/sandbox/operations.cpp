@@ -7,6 +7,7 @@
 #include <algorithm>
 
 #include "actors/sandbox/internal.hpp"
+#include "messages/validate.hpp"
 
 namespace caisson::sandbox {
 namespace {
@@ -45,6 +46,14 @@ void add_plan(v1::ResizePlan& whole, const v1::ResizePlan& part) {
     whole.add_notes(note);
 }
 
+void take_status(self_ptr self, v1::Operation& op) {
+  const auto& st = self->state;
+  *op.mutable_memory() = st.memory_status;
+  op.mutable_memory()->set_host_bytes(st.host_bytes);
+  op.mutable_memory()->set_promised_bytes(st.promised_bytes);
+  *op.mutable_vcpus() = st.vcpu_status;
+}
+
 void end_operation(self_ptr self, const std::string& id) {
   auto& st = self->state;
   auto at = st.operations.find(id);
@@ -61,8 +70,7 @@ void end_operation(self_ptr self, const std::string& id) {
       *op.mutable_error() = part.error();
   }
   op.set_ended_unix_ms(st.set.now_unix_ms());
-  *op.mutable_memory() = st.memory_status;
-  *op.mutable_vcpus() = st.vcpu_status;
+  take_status(self, op);
   v1::JournalRecord what;
   if (!st.finishing)
     *what.mutable_operation() = op;
@@ -97,7 +105,12 @@ void part_ended(self_ptr self, const std::string& id, v1::HotplugOutcome outcome
   if (outcome.has_vcpus())
     self->state.vcpu_status = outcome.vcpus();
   at->second.outcomes.push_back(std::move(outcome));
-  if (static_cast<int>(at->second.outcomes.size()) == at->second.parts_open)
+  if (static_cast<int>(at->second.outcomes.size()) != at->second.parts_open)
+    return;
+  settle_promise(self);
+  if (at->second.operation.memory_asked_bytes() > 0)
+    measure_host_bytes(self, [self, id] { end_operation(self, id); });
+  else
     end_operation(self, id);
 }
 
@@ -170,12 +183,12 @@ v1::Operation new_operation(self_ptr self, const v1::ResizeSandbox& m, const v1:
   op.set_memory_asked_bytes(m.memory_bytes());
   op.set_memory_target_bytes(plan.memory_target_bytes());
   op.set_vcpus_asked(m.vcpus());
-  *op.mutable_memory() = st.memory_status;
-  *op.mutable_vcpus() = st.vcpu_status;
+  take_status(self, op);
   *op.mutable_plan() = plan;
   op.set_started_unix_ms(st.set.now_unix_ms());
   op.set_generation(st.record.generation());
   op.set_idempotency_key(m.idempotency_key());
+  op.set_cause(m.cause());
   return op;
 }
 
@@ -221,49 +234,124 @@ void end_unbegun_operations(self_ptr self, const std::string& why) {
   }
 }
 
-caf::result<v1::Operation> on_resize(self_ptr self, const v1::ResizeSandbox& m) {
+namespace {
+
+using kept_operation = std::shared_ptr<kept_promise<v1::Operation>>;
+
+// Automatic memory asks for another size by itself; an explicit target goes before it.
+bool is_wish(const v1::ResizeSandbox& m) {
+  return m.autosize() && !m.cause().empty();
+}
+
+// What may have changed while a resize was planned or promised.
+caf::error overtaken(self_ptr self, const v1::ResizeSandbox& m) {
+  const auto& record = self->state.record;
+  if (record.state() != v1::SANDBOX_STATE_RUNNING)
+    return not_running(self, "resize");
+  if (m.if_generation() > 0 && m.if_generation() != record.generation())
+    return make_error(ec::conflict,
+                      fmt::format("resize: sandbox {} is at generation {}, not {}; read its status and ask again",
+                                  record.name(), record.generation(), m.if_generation()));
+  if (is_wish(m) && !autosize_policy(self).enabled())
+    return make_error(ec::conflict, fmt::format("resize: sandbox {} has an explicit target", record.name()));
+  return {};
+}
+
+void tell_autosize_refused(self_ptr self, const v1::ResizeSandbox& m, const caf::error& why) {
+  auto& st = self->state;
+  if (!is_wish(m) || code_of(why) != ec::host_resources || std::exchange(st.autosize_refused, true))
+    return;
+  v1::JournalRecord what;
+  *what.add_events() = make_event(self, "autosize.refused", m.cause() + ". " + text_of(why));
+  journal(self, std::move(what), [](const caf::error&) {});
+}
+
+void accept_resize(self_ptr self, const v1::ResizeSandbox& m, const v1::ResizePlan& plan, const kept_operation& kept) {
+  auto& st = self->state;
+  st.record.set_generation(st.record.generation() + 1);
+  if (m.memory_bytes() > 0) {
+    st.record.set_memory_target_bytes(plan.memory_target_bytes());
+    const bool was = autosize_policy(self).enabled();
+    if (m.autosize() && m.cause().empty())
+      st.record.mutable_config()->mutable_sandbox()->set_autosize(true);
+    if (m.cause().empty())
+      st.record.set_autosize_ended(!m.autosize());
+    if (const auto policy = autosize_policy(self); policy.enabled() != was)
+      self->send(st.memory, policy);
+    if (is_wish(m))
+      st.autosize_refused = false;
+  }
+  if (m.vcpus() > 0)
+    st.record.set_vcpu_target(m.vcpus());
+  auto op = new_operation(self, m, plan);
+  v1::JournalRecord what;
+  *what.mutable_upsert() = st.record;
+  *what.mutable_operation() = op;
+  auto* event = what.add_events();
+  *event = make_event(self, "operation.started", m.cause());
+  *event->mutable_operation() = op;
+  auto deadline = m.deadline_ms() > 0 ? milliseconds{m.deadline_ms()} : st.set.operation_deadline;
+  journal(self, std::move(what), [self, kept, op, deadline](const caf::error& why) {
+    if (why)
+      return kept->deliver(why);
+    begin_operation(self, op, deadline);
+    kept->deliver(op);
+  });
+}
+
+void promise_resize(self_ptr self, const v1::ResizeSandbox& m, const v1::ResizePlan& plan, const kept_operation& kept) {
+  const auto what = is_wish(m) ? std::string{"automatic memory"}
+                               : "a resize to " + show_bytes(plan.memory_target_bytes());
+  ask_promise(self, plan.memory_target_bytes(), what, m.dry_run(),
+              [self, m, plan, kept](const caf::error& why) {
+                if (m.dry_run()) {
+                  auto told = plan;
+                  if (why)
+                    told.add_notes("it would be refused now: " + text_of(why));
+                  return kept->deliver(new_operation(self, m, told));
+                }
+                if (why) {
+                  tell_autosize_refused(self, m, why);
+                  return kept->deliver(why);
+                }
+                if (auto no = overtaken(self, m))
+                  return kept->deliver(no);
+                accept_resize(self, m, plan, kept);
+              });
+}
+
+} // namespace
+
+caf::result<v1::Operation> on_resize(self_ptr self, const v1::ResizeSandbox& asked) {
   auto& st = self->state;
   if (st.record.state() == v1::SANDBOX_STATE_RECOVERING)
-    return park<v1::Operation>(self, m);
+    return park<v1::Operation>(self, asked);
   if (st.record.state() != v1::SANDBOX_STATE_RUNNING)
     return not_running(self, "resize");
+  auto m = asked;
   if (!m.idempotency_key().empty())
     for (const auto& [id, known] : st.operations)
       if (known.operation.idempotency_key() == m.idempotency_key())
         return known.operation;
-  if (m.if_generation() > 0 && m.if_generation() != st.record.generation())
-    return make_error(ec::conflict,
-                      fmt::format("resize: sandbox {} is at generation {}, not {}; read its status and ask again",
-                                  st.record.name(), st.record.generation(), m.if_generation()));
+  if (m.autosize() && m.cause().empty()) {
+    if (st.record.spec().max_bytes() <= st.record.spec().boot_bytes())
+      return make_error(ec::unsupported,
+                        fmt::format("resize: sandbox {} can have no more memory than at boot ({}), so that there is "
+                                    "nothing for automatic memory to do; start one with a larger default_maxmemory",
+                                    st.record.name(), show_bytes(st.record.spec().boot_bytes())));
+    if (m.memory_bytes() == 0) // from what there is on
+      m.set_memory_bytes(st.memory_status.boot_bytes() + st.memory_status.plugged_bytes());
+  }
+  if (auto no = overtaken(self, m))
+    return no;
   auto promise = self->make_response_promise<v1::Operation>();
   auto kept = keep(promise);
   plan_parts(self, m, [self, kept, m](const caf::error& refused, const v1::ResizePlan& plan) {
-    auto& s = self->state;
     if (refused)
       return kept->deliver(refused);
-    if (s.record.state() != v1::SANDBOX_STATE_RUNNING)
-      return kept->deliver(not_running(self, "resize"));
-    if (m.dry_run())
-      return kept->deliver(new_operation(self, m, plan));
-    s.record.set_generation(s.record.generation() + 1);
-    if (m.memory_bytes() > 0)
-      s.record.set_memory_target_bytes(plan.memory_target_bytes());
-    if (m.vcpus() > 0)
-      s.record.set_vcpu_target(m.vcpus());
-    auto op = new_operation(self, m, plan);
-    v1::JournalRecord what;
-    *what.mutable_upsert() = s.record;
-    *what.mutable_operation() = op;
-    auto* event = what.add_events();
-    *event = make_event(self, "operation.started");
-    *event->mutable_operation() = op;
-    auto deadline = m.deadline_ms() > 0 ? milliseconds{m.deadline_ms()} : s.set.operation_deadline;
-    journal(self, std::move(what), [self, kept, op, deadline](const caf::error& why) {
-      if (why)
-        return kept->deliver(why);
-      begin_operation(self, op, deadline);
-      kept->deliver(op);
-    });
+    if (auto no = overtaken(self, m))
+      return kept->deliver(no);
+    promise_resize(self, m, plan, kept);
   });
   return promise;
 }
@@ -280,6 +368,7 @@ void start_after_boot_operation(self_ptr self) {
     m.set_vcpus(std::min(config.after_boot_vcpu_target(), st.record.spec().max_vcpus()));
   if (m.memory_bytes() == 0 && m.vcpus() == 0)
     return;
+  m.set_cause("the containers' limits, known since the boot");
   if (config.after_boot_memory_target_bytes() > st.record.spec().max_bytes())
     warn(self, fmt::format("the containers' limits come to {} bytes, above the maximum of {} bytes (default_maxmemory)",
                            config.after_boot_memory_target_bytes(), st.record.spec().max_bytes()));
@@ -293,8 +382,7 @@ void on_progress(self_ptr self) {
   for (auto& [id, running] : st.operations) {
     if (running.parts_open == 0)
       continue;
-    *running.operation.mutable_memory() = st.memory_status;
-    *running.operation.mutable_vcpus() = st.vcpu_status;
+    take_status(self, running.operation);
     if (ended(running.operation) || now - running.last_progress_unix_ms < between_progress_events_ms)
       continue;
     running.last_progress_unix_ms = now;

@@ -22,6 +22,7 @@ void recovered(self_ptr self, happening how) {
        [self](const caf::error& why) {
          if (why)
            warn(self, text_of(why));
+         settle_promise(self);
          if (self->state.record.state() == v1::SANDBOX_STATE_RUNNING)
            resume_operations(self);
          unpark(self);
@@ -44,6 +45,7 @@ void read_back(self_ptr self, int attempt) {
       .then(
           [self](const v1::VmObserved& seen) {
             take_figures(self, seen);
+            tell_vmm(self);
             switch (seen.state()) {
             case v1::VM_STATE_RUNNING:
               return meet_guest(self, reconnect_deadline, [self](const caf::error& why) {

@@ -42,6 +42,10 @@ v1::SandboxStatus status_of(self_ptr self) {
     s.set_agent_version(escape_guest_text(st.hello.agent_version(), 64));
     *s.mutable_guest_features() = st.hello.features();
     memory.set_host_bytes(st.host_bytes);
+    memory.set_promised_bytes(st.promised_bytes);
+    *memory.mutable_autosize() = autosize_policy(self);
+    if (!memory.autosize().enabled())
+      memory.clear_autosize();
   }
   memory.set_boot_bytes(record.spec().boot_bytes());
   memory.set_max_bytes(record.spec().max_bytes());
@@ -226,16 +230,7 @@ caf::result<v1::SandboxStatus> on_get(self_ptr self, const v1::GetSandbox& m) {
             done();
           },
           [done](const caf::error&) { done(); });
-  v1::MeasureProcess measure;
-  measure.set_pid(st.observed.vmm_pid());
-  measure.set_start_ticks(st.observed.vmm_start_ticks());
-  self->request(st.set.host, st.set.refresh_deadline, measure)
-      .then(
-          [self, done](const v1::ProcessFigures& f) {
-            self->state.host_bytes = f.pss_bytes();
-            done();
-          },
-          [done](const caf::error&) { done(); });
+  measure_host_bytes(self, done);
   return promise;
 }
 
@@ -291,6 +286,9 @@ void on_notice(self_ptr self, const v1::AgentNotice& m) {
   if (m.has_facts_changed()) {
     self->send(st.memory, m.facts_changed());
     self->send(st.vcpus, m.facts_changed());
+  } else if (m.has_pressure()) {
+    if (st.record.state() == v1::SANDBOX_STATE_RUNNING)
+      self->send(st.memory, m.pressure());
   } else if (m.has_oom() && st.record.state() == v1::SANDBOX_STATE_RUNNING) {
     // Bounded by time: a guest may kill as often as it likes.
     constexpr std::int64_t apart_ms = 1'000;
@@ -340,6 +338,7 @@ sandbox_actor::behavior_type sandbox(self_ptr self, settings set) {
       [self](link_atom, const std::string& why) { on_agent_lost(self, why); },
       [self](const v1::MemoryStatus& s) {
         self->state.memory_status = s;
+        settle_promise(self);
         on_progress(self);
       },
       [self](const v1::VcpuStatus& s) {

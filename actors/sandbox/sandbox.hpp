@@ -4,13 +4,15 @@
 /// keeps its record in the journal. Every change of state is durable before anybody is told of it.
 ///
 /// Handlers are one line each in sandbox.cpp; what they do is in boot.cpp (creating), ending.cpp (stop, remove, a VM
-/// that is gone), operations.cpp (resizes) and recovery.cpp (after a restart of the engine).
+/// that is gone), operations.cpp (resizes), promises.cpp (what it may take of the host)
+/// and recovery.cpp (after a restart of the engine).
 
 #include <chrono>
 #include <deque>
 #include <functional>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -29,6 +31,8 @@ struct settings {
   journal_actor journal;
   events_actor events;
   host_actor host;
+  budget_actor budget;                  ///< nobody: memory is promised without limit
+  bool simulated_takes_memory = false;  ///< a simulated machine takes nothing of the host; in a simulation it is to
   backends::provider* provider = nullptr; ///< of the record's hypervisor; outlives the actor
   last_word_listener engine;
   std::function<std::uint64_t()> random;
@@ -59,6 +63,11 @@ struct state {
   bool power_off_sent = false;
   bool finishing = false; ///< the last word is being written
   std::uint64_t host_bytes = 0;
+  std::uint64_t promised_bytes = 0;           ///< by the budget
+  std::multiset<std::uint64_t> asking_memory; ///< targets that the budget was asked for and has not answered yet
+  std::uint64_t cgroup_limit_bytes = 0;       ///< last asked of the host's cgroup
+  bool cgroup_made = false, cgroup_missed = false;
+  bool autosize_refused = false; ///< by the budget, and told; until it is given something again
   std::uint32_t reconnects = 0;
   std::int64_t last_oom_unix_ms = 0;
   std::vector<std::string> warnings;

@@ -41,6 +41,7 @@ caf::error build_spec(v1::SandboxRecord& record, const guest_assets& guest, cons
   spec.set_preallocate(config.preallocate_memory());
   spec.set_entropy_source(config.entropy_source());
   spec.set_libvirt_uri(config.libvirt_uri());
+  spec.set_free_page_reporting(config.free_page_reporting());
   spec.set_run_directory(where.run_directory + "/s/" + record.id());
 
   if (config.guest() == v1::GUEST_SOURCE_FILE) {
@@ -117,6 +118,7 @@ caf::error settle(v1::SandboxRecord& record, const v1::Capabilities& can) {
           "the VMM has no more DIMM slots");
     spec.set_memory_slots(can.dimm_max_slots());
   }
+  spec.set_free_page_reporting(spec.free_page_reporting() && can.free_page_reporting());
   spec.set_accelerator(can.accelerator());
   record.set_accelerator_reason(can.accelerator_reason());
   return {};
