@@ -1,0 +1,38 @@
+#pragma once
+
+#include <cerrno>
+#include <cstring>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace caisson::cloud_hypervisor::api_double {
+
+/// Why a call is refused: the chain of texts as the API shows it, from the second element on (the first names the
+/// endpoint), and what the status code is chosen from.
+struct failure {
+  enum class cause {
+    other,
+    not_created,    ///< no VM, no configuration
+    unknown_device, ///< no device of that identifier
+    validation,     ///< the configuration breaks a rule
+    not_unique,     ///< an identifier or a device path is there twice
+    vcpu_pending,   ///< the guest has not given back the vCPUs of an earlier request
+  };
+  std::vector<std::string> chain;
+  cause why = cause::other;
+};
+
+using outcome = std::optional<failure>; ///< nothing: it was done
+
+inline failure fail(std::vector<std::string> chain, failure::cause why = failure::cause::other) {
+  return {std::move(chain), why};
+}
+
+/// The text of an errno as the API writes it: "No such file or directory (os error 2)".
+inline std::string os_error(int number) {
+  return std::string{std::strerror(number)} + " (os error " + std::to_string(number) + ")";
+}
+
+} // namespace caisson::cloud_hypervisor::api_double
