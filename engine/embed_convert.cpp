@@ -32,7 +32,7 @@ memory_figures to_public(const v1::MemoryStatus& m) {
 }
 
 vcpu_figures to_public(const v1::VcpuStatus& v) {
-  return {v.target(), v.online(), v.plugged(), v.max()};
+  return {v.target(), v.online(), v.plugged(), v.max(), v.target_milli(), v.quota_milli()};
 }
 
 } // namespace
@@ -122,6 +122,7 @@ v1::ResizeSandbox to_proto(const std::string& sandbox, const resize_request& r) 
   m.set_sandbox(sandbox);
   m.set_memory_bytes(r.memory_bytes);
   m.set_vcpus(r.vcpus);
+  m.set_vcpus_milli(r.vcpus_milli);
   m.set_dry_run(r.dry_run);
   return m;
 }

@@ -108,6 +108,16 @@ caf::error validate(const v1::ResizeSandbox& m) {
                                                     m.memory_bytes(), show_bytes(absurd_bytes)));
   if (m.vcpus() > 4096)
     return make_error(ec::out_of_range, fmt::format("cpus target: {} is more than any VMM takes; at most 4096", m.vcpus()));
+  if (m.vcpus() > 0 && m.vcpus_milli() > 0)
+    return make_error(ec::invalid_argument,
+                      fmt::format("cpus target: both {} and {} thousandths are given; give one", m.vcpus(), m.vcpus_milli()));
+  if (m.vcpus_milli() > 4096 * 1000)
+    return make_error(ec::out_of_range,
+                      fmt::format("cpus target: {} thousandths are more than any VMM takes; at most 4096000", m.vcpus_milli()));
+  if (m.vcpus_milli() > 0 && m.vcpus_milli() < 10)
+    return make_error(ec::out_of_range,
+                      fmt::format("cpus target: {} thousandths of a processor are less than a kernel shares out; at least 10",
+                                  m.vcpus_milli()));
   if (m.idempotency_key().size() > 128)
     return make_error(ec::invalid_argument, "idempotency key: at most 128 bytes are taken");
   return {};

@@ -160,6 +160,7 @@ void meet_guest(self_ptr self, milliseconds deadline, std::function<void(const c
                                                      : hello.memory().boot_mem_total_bytes());
             ready.set_memory_target_bytes(s.record.memory_target_bytes());
             ready.set_vcpu_target(s.record.vcpu_target());
+            ready.set_vcpu_target_milli(s.record.vcpu_target_milli());
             ready.set_generation(s.record.generation());
             *ready.mutable_autosize() = autosize_policy(self);
             self->request(s.memory, s.set.verb_deadline, ready)

@@ -54,6 +54,11 @@ void take_status(self_ptr self, v1::Operation& op) {
   *op.mutable_vcpus() = st.vcpu_status;
 }
 
+// Whole vCPUs of what was asked; a part of one is a quota beside them.
+std::uint32_t vcpus_of(const v1::ResizeSandbox& m) {
+  return m.vcpus_milli() > 0 ? m.vcpus_milli() / 1000 + (m.vcpus_milli() % 1000 > 0 ? 1 : 0) : m.vcpus();
+}
+
 void end_operation(self_ptr self, const std::string& id) {
   auto& st = self->state;
   auto at = st.operations.find(id);
@@ -141,7 +146,7 @@ void plan_parts(self_ptr self, const v1::ResizeSandbox& m,
     int open = 0;
   };
   auto g = std::make_shared<gathering>();
-  g->open = (m.memory_bytes() > 0) + (m.vcpus() > 0);
+  g->open = (m.memory_bytes() > 0) + (vcpus_of(m) > 0);
   auto done = [g, then] {
     if (--g->open == 0)
       then(g->refused, g->plan);
@@ -164,9 +169,10 @@ void plan_parts(self_ptr self, const v1::ResizeSandbox& m,
     ask.set_deadline_ms(static_cast<std::uint32_t>(st.set.verb_deadline.count()));
     self->request(st.memory, st.set.verb_deadline * 2, ask).then(took, refused);
   }
-  if (m.vcpus() > 0) {
+  if (vcpus_of(m) > 0) {
     v1::SetVcpuTarget ask;
-    ask.set_target(m.vcpus());
+    ask.set_target(vcpus_of(m));
+    ask.set_target_milli(m.vcpus_milli());
     ask.set_plan_only(true);
     ask.set_deadline_ms(static_cast<std::uint32_t>(st.set.verb_deadline.count()));
     self->request(st.vcpus, st.set.verb_deadline * 2, ask).then(took, refused);
@@ -182,7 +188,9 @@ v1::Operation new_operation(self_ptr self, const v1::ResizeSandbox& m, const v1:
   op.set_state(m.dry_run() ? v1::OPERATION_STATE_PLANNED : v1::OPERATION_STATE_RUNNING);
   op.set_memory_asked_bytes(m.memory_bytes());
   op.set_memory_target_bytes(plan.memory_target_bytes());
-  op.set_vcpus_asked(m.vcpus());
+  op.set_vcpus_asked(vcpus_of(m));
+  if (m.vcpus_milli() % 1000 > 0)
+    op.set_vcpus_asked_milli(m.vcpus_milli());
   take_status(self, op);
   *op.mutable_plan() = plan;
   op.set_started_unix_ms(st.set.now_unix_ms());
@@ -210,6 +218,7 @@ void begin_operation(self_ptr self, v1::Operation operation, milliseconds deadli
     v1::SetVcpuTarget ask;
     ask.set_operation_id(id);
     ask.set_target(operation.vcpus_asked());
+    ask.set_target_milli(operation.vcpus_asked_milli());
     run_part(self, st.vcpus, ask, deadline, "changing the vCPUs");
   }
 }
@@ -281,8 +290,10 @@ void accept_resize(self_ptr self, const v1::ResizeSandbox& m, const v1::ResizePl
     if (is_wish(m))
       st.autosize_refused = false;
   }
-  if (m.vcpus() > 0)
-    st.record.set_vcpu_target(m.vcpus());
+  if (vcpus_of(m) > 0) {
+    st.record.set_vcpu_target(vcpus_of(m));
+    st.record.set_vcpu_target_milli(m.vcpus_milli());
+  }
   auto op = new_operation(self, m, plan);
   v1::JournalRecord what;
   *what.mutable_upsert() = st.record;

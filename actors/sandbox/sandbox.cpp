@@ -54,6 +54,7 @@ v1::SandboxStatus status_of(self_ptr self) {
   memory.set_generation(record.generation());
   vcpus.set_max(record.spec().max_vcpus());
   vcpus.set_target(record.vcpu_target());
+  vcpus.set_target_milli(record.vcpu_target_milli() > 0 ? record.vcpu_target_milli() : record.vcpu_target() * 1000);
   vcpus.set_generation(record.generation());
 
   const v1::Operation* shown = nullptr;

@@ -8,7 +8,15 @@ std::string vcpus(std::uint32_t n) {
   return fmt::format("{} vCPU{}", n, n == 1 ? "" : "s");
 }
 
-std::variant<plan, refusal> make_plan(const situation& s, std::uint32_t target) {
+std::string milli_vcpus(std::uint32_t milli) {
+  if (milli % 1000 == 0)
+    return vcpus(milli / 1000);
+  auto text = fmt::format("{}.{:03}", milli / 1000, milli % 1000);
+  text.erase(text.find_last_not_of('0') + 1);
+  return text + " vCPUs";
+}
+
+std::variant<plan, refusal> make_plan(const situation& s, std::uint32_t target, std::uint32_t quota_milli) {
   if (target == 0)
     return refusal{ec::invalid_argument, "a target of 0 vCPUs: a guest needs at least 1"};
   if (target > s.max)
@@ -18,6 +26,18 @@ std::variant<plan, refusal> make_plan(const situation& s, std::uint32_t target) 
                                target, s.max)};
   plan p;
   p.target = target;
+  p.quota_milli = quota_milli;
+  if (quota_milli > 0 && !s.guest_quota)
+    return refusal{ec::unsupported,
+                   fmt::format("a target of {}: a part of a vCPU is a quota of the guest's workload, and this guest has "
+                               "no cgroup for it (its kernel lacks CONFIG_MEMCG or CONFIG_CFS_BANDWIDTH, or its agent "
+                               "is older). Ask for {}, or use a guest that has it",
+                               milli_vcpus(quota_milli), vcpus(target))};
+  const bool tightens = quota_milli > 0 && (s.quota_milli == 0 || quota_milli < s.quota_milli);
+  const bool loosens = quota_milli != s.quota_milli && !tightens && s.guest_quota;
+  if (tightens)
+    p.steps.push_back({action::set_quota, quota_milli,
+                       fmt::format("hold the workload to a quota of {}", milli_vcpus(quota_milli))});
   if (target > s.plugged && !s.can_plug)
     return refusal{ec::unsupported,
                    fmt::format("a target of {} vCPUs: {} are plugged and this VMM cannot plug more; start the "
@@ -50,6 +70,10 @@ std::variant<plan, refusal> make_plan(const situation& s, std::uint32_t target) 
                                       s.why_no_unplug.empty() ? "this VMM cannot unplug them" : s.why_no_unplug));
     }
   }
+  if (loosens)
+    p.steps.push_back({action::set_quota, quota_milli,
+                       quota_milli == 0 ? "take the workload's quota away"
+                                        : fmt::format("raise the workload's quota to {}", milli_vcpus(quota_milli))});
   return p;
 }
 

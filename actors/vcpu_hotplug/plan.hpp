@@ -6,6 +6,10 @@
 /// are plugged and offline are brought online first, then new ones are plugged, then brought online. Down: offline in
 /// the guest, then unplugged where the VMM can; where it cannot they stay plugged and are used again at the next
 /// growth.
+///
+/// A part of a vCPU is a quota of the workload in the guest (thousandths) beside whole vCPUs. A quota that holds the
+/// workload to less than it may now comes before everything else, one that gives it more comes last: at no moment it
+/// may use more than the larger of what it had and what was asked.
 
 #include <cstdint>
 #include <string>
@@ -25,6 +29,8 @@ struct situation {
   bool can_unplug = true;
   std::string why_no_unplug;
   bool guest_can = true; ///< CONFIG_HOTPLUG_CPU
+  std::uint32_t quota_milli = 0; ///< of the workload, the guest's claim; 0: none
+  bool guest_quota = true;       ///< it has a cgroup to limit
 };
 
 struct refusal {
@@ -35,7 +41,8 @@ struct refusal {
 enum class action : std::uint8_t {
   set_online, ///< the guest: until exactly `count` run
   plug,       ///< the VMM: until it has `count`
-  unplug      ///< the VMM: down to `count`; what cannot leave stays, which is no failure
+  unplug,     ///< the VMM: down to `count`; what cannot leave stays, which is no failure
+  set_quota   ///< the guest: the workload's quota is `count` thousandths; 0: none
 };
 
 struct step {
@@ -46,6 +53,7 @@ struct step {
 
 struct plan {
   std::uint32_t target = 0;
+  std::uint32_t quota_milli = 0;
   std::vector<step> steps;
   std::vector<std::string> notes;
 };
@@ -53,7 +61,13 @@ struct plan {
 /// "1 vCPU", "2 vCPUs".
 std::string vcpus(std::uint32_t n);
 
-/// 0 and more than the maximum are refused; so is a change that VMM or guest cannot make at all.
-std::variant<plan, refusal> make_plan(const situation& s, std::uint32_t target);
+/// "1.5 vCPUs" for 1500.
+std::string milli_vcpus(std::uint32_t milli);
+
+/// The quota that makes `milli` of whole vCPUs; 0 where it is whole.
+inline std::uint32_t quota_of(std::uint32_t milli) { return milli % 1000 == 0 ? 0 : milli; }
+
+/// 0 and more than the maximum are refused; so is a change that VMM or guest cannot make at all. `quota_milli` 0: none.
+std::variant<plan, refusal> make_plan(const situation& s, std::uint32_t target, std::uint32_t quota_milli = 0);
 
 } // namespace caisson::vcpu_hotplug

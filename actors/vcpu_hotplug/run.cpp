@@ -16,6 +16,7 @@ constexpr milliseconds agent_slice{5'000};
 void next(self_ptr self);
 void act(self_ptr self);
 void ask_guest(self_ptr self);
+void ask_quota(self_ptr self);
 
 moment now(self_ptr self) {
   return self->clock().now();
@@ -58,9 +59,16 @@ std::string joined(const std::vector<std::string>& all) {
   return out;
 }
 
+std::string quota_text(std::uint32_t milli) {
+  return milli == 0 ? "none" : milli_vcpus(milli);
+}
+
 void judge(const state& st, const change& c, v1::HotplugOutcome& out) {
-  const auto figures = fmt::format("asked for {} vCPUs: the guest runs {}, the VMM has {} plugged", c.target,
-                                   st.now.online(), st.now.plugged());
+  const auto quota = quota_of(c.target_milli);
+  auto figures = fmt::format("asked for {}: the guest runs {}, the VMM has {} plugged", milli_vcpus(c.target_milli),
+                             st.now.online(), st.now.plugged());
+  if (quota != st.now.quota_milli())
+    figures += fmt::format(", the workload's quota is {}", quota_text(st.now.quota_milli()));
   auto failed = [&](ec code, std::string why) {
     out.set_state(v1::OPERATION_STATE_FAILED);
     *out.mutable_error() = error_message(code, fmt::format("sandbox {}: {}", st.set.sandbox_id, why));
@@ -68,7 +76,7 @@ void judge(const state& st, const change& c, v1::HotplugOutcome& out) {
   };
   if (!st.ended.empty())
     return failed(ec::vmm_died, fmt::format("{}. Last read back, {}", st.ended, figures));
-  if (st.now.online() == c.target && st.now.plugged() >= c.target) {
+  if (st.now.online() == c.target && st.now.plugged() >= c.target && st.now.quota_milli() == quota) {
     out.set_state(v1::OPERATION_STATE_CONVERGED);
     return out.set_why(joined(c.remarks));
   }
@@ -77,7 +85,8 @@ void judge(const state& st, const change& c, v1::HotplugOutcome& out) {
     return out.set_why(fmt::format("{}. {}", c.stop_why, figures));
   }
   auto why = fmt::format("{}. {}", figures, c.reasons.empty() ? "the guest does not confirm it" : joined(c.reasons));
-  if (st.now.online() == c.online_at_start && st.now.plugged() == c.plugged_at_start)
+  if (st.now.online() == c.online_at_start && st.now.plugged() == c.plugged_at_start &&
+      st.now.quota_milli() == c.quota_at_start)
     return failed(c.failure == ec::none ? ec::guest_refused : c.failure, std::move(why));
   out.set_state(v1::OPERATION_STATE_PARTLY);
   out.set_why(std::move(why));
@@ -92,7 +101,7 @@ void finish(self_ptr self) {
   out.set_operation_id(c.operation_id);
   judge(st, c, out);
   if (out.state() == v1::OPERATION_STATE_CANCELLED && !st.waiting)
-    st.now.set_target(st.now.online()); // nobody wants it any more
+    set_target(st, st.now.online() * 1000); // nobody wants it any more
   *out.mutable_vcpus() = st.now;
   *out.mutable_plan() = c.plan;
   c.promise.deliver(std::move(out));
@@ -115,9 +124,9 @@ void refuse(self_ptr self, const refusal& why) {
   auto& st = self->state;
   st.running->promise.fail(why.code, fmt::format("sandbox {}: {}", st.set.sandbox_id, why.text));
   if (st.waiting)
-    st.waiting->former_target = st.running->former_target;
+    st.waiting->former_target_milli = st.running->former_target_milli;
   else
-    st.now.set_target(st.running->former_target);
+    set_target(st, st.running->former_target_milli);
   finish(self);
 }
 
@@ -216,6 +225,42 @@ void ask_guest(self_ptr self) {
           });
 }
 
+void quota_again(self_ptr self, const std::string& why) {
+  auto& st = self->state;
+  if (now(self) < st.running->patience_end)
+    return wake_after(self, st.set.poll_interval, [self] { ask_quota(self); });
+  give_up(self, ec::guest_unresponsive, "the guest does not answer about the workload's quota: " + why);
+}
+
+/// The limit of the workload in the guest, confirmed by what the guest then shows.
+void ask_quota(self_ptr self) {
+  auto& st = self->state;
+  auto& c = *st.running;
+  v1::AgentRequest ask;
+  ask.mutable_set_workload_limits()->set_cpu_milli(c.steps[c.at].count);
+  const auto turn = new_turn(self);
+  self->request(st.agent, st.set.agent_timeout, std::move(ask))
+      .then(
+          [self, turn](const v1::AgentReply& reply) {
+            if (stale(self, turn))
+              return;
+            auto& s = self->state;
+            const auto wanted = s.running->steps[s.running->at].count;
+            if (reply.has_facts())
+              apply(self, reply.facts());
+            if (reply.has_facts() && s.now.quota_milli() == wanted)
+              return step_done(self);
+            give_up(self, ec::guest_refused,
+                    fmt::format("the guest was to set the workload's quota to {} and {}", quota_text(wanted),
+                                reply.has_failure() ? "said: " + escape_guest_text(reply.failure().text(), 512)
+                                                    : "shows " + quota_text(s.now.quota_milli())));
+          },
+          [self, turn](caf::error& why) {
+            if (!stale(self, turn))
+              quota_again(self, text_of(why));
+          });
+}
+
 // ---- the VMM ----
 
 void verb_done(self_ptr self) {
@@ -286,12 +331,15 @@ void next(self_ptr self) {
   if (now(self) >= c.deadline)
     return give_up(self, ec::deadline_exceeded, "the deadline of the change is over");
   c.redone = false;
-  if (c.steps[c.at].what != action::set_online)
+  const auto what = c.steps[c.at].what;
+  if (what == action::plug || what == action::unplug)
     return act(self);
   c.begun = true;
-  c.best_gap = gap(self->state);
   c.guest_trouble.clear();
   be_patient(self);
+  if (what == action::set_quota)
+    return ask_quota(self);
+  c.best_gap = gap(self->state);
   ask_guest(self);
 }
 
@@ -300,10 +348,11 @@ void plan_now(self_ptr self) {
   auto& c = *st.running;
   c.online_at_start = st.now.online();
   c.plugged_at_start = st.now.plugged();
+  c.quota_at_start = st.now.quota_milli();
   if (st.paused)
     return refuse(self, {ec::not_running,
                          "it is paused, and a paused guest can neither take nor give back vCPUs; resume it first"});
-  auto planned = make_plan(situation_of(st), c.target);
+  auto planned = make_plan(situation_of(st), c.target, quota_of(c.target_milli));
   if (auto* no = std::get_if<refusal>(&planned))
     return refuse(self, *no);
   auto& p = std::get<plan>(planned);
@@ -349,6 +398,7 @@ void start_change(self_ptr self, change c) {
   st.running.emplace(std::move(c));
   st.running->online_at_start = st.now.online();
   st.running->plugged_at_start = st.now.plugged();
+  st.running->quota_at_start = st.now.quota_milli();
   if (!st.ended.empty())
     return finish(self);
   be_patient(self);
@@ -360,7 +410,7 @@ void cancel_waiting(self_ptr self, const std::string& why) {
   auto w = std::move(*st.waiting);
   st.waiting.reset();
   if (st.now.generation() == w.generation) // no newer target has been accepted since
-    st.now.set_target(w.former_target);
+    set_target(st, w.former_target_milli);
   v1::HotplugOutcome out;
   out.set_operation_id(w.operation_id);
   out.set_state(v1::OPERATION_STATE_CANCELLED);

@@ -11,6 +11,9 @@ using self_ptr = vcpu_hotplug_actor::stateful_pointer<state>;
 situation situation_of(const state& st);
 v1::ResizePlan to_proto(const plan& p);
 
+/// Whole vCPUs are it rounded up.
+void set_target(state& st, std::uint32_t milli);
+
 /// Takes figures in and tells the listener where one has moved.
 void apply(self_ptr self, const v1::VmObserved& seen);
 void apply(self_ptr self, const v1::AgentFacts& facts);

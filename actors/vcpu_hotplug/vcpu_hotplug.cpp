@@ -18,7 +18,14 @@ situation situation_of(const state& st) {
   s.can_unplug = st.capabilities.vcpu_unplug();
   s.why_no_unplug = st.capabilities.vcpu_unplug_why_not();
   s.guest_can = st.features.cpu_hotplug();
+  s.quota_milli = st.now.quota_milli();
+  s.guest_quota = st.features.workload_cgroup();
   return s;
+}
+
+void set_target(state& st, std::uint32_t milli) {
+  st.now.set_target_milli(milli);
+  st.now.set_target(milli / 1000 + (milli % 1000 > 0 ? 1 : 0));
 }
 
 v1::ResizePlan to_proto(const plan& p) {
@@ -49,6 +56,7 @@ void apply(self_ptr self, const v1::AgentFacts& facts) {
   if (!facts.has_cpus())
     return;
   st.now.set_online(facts.cpus().online());
+  st.now.set_quota_milli(facts.cpu_quota_milli());
   st.guest_possible = facts.cpus().possible();
   tell(self);
 }
@@ -70,31 +78,23 @@ caf::error error_of(const state& st, ec code, const std::string& text) {
   return make_error(code, fmt::format("sandbox {}: {}", st.set.sandbox_id, text));
 }
 
+/// Thousandths: what was asked, or whole vCPUs.
+std::uint32_t milli_of(const v1::SetVcpuTarget& m) {
+  constexpr std::uint32_t most_whole = UINT32_MAX / 1000;
+  return m.target_milli() > 0 ? m.target_milli() : std::min(m.target(), most_whole) * 1000;
+}
+
+std::uint32_t whole(std::uint32_t milli) {
+  return milli / 1000 + (milli % 1000 > 0 ? 1 : 0);
+}
+
 caf::error not_ready(const state& st) {
   if (!st.ended.empty())
     return error_of(st, ec::vmm_died, "its vCPUs cannot be changed: " + st.ended);
   return error_of(st, ec::not_running, "its vCPUs cannot be changed before its guest has booted and answered");
 }
 
-v1::VcpuStatus on_ready(self_ptr self, const v1::HotplugReady& m) {
-  auto& st = self->state;
-  st.capabilities = m.capabilities();
-  if (m.has_features()) // without an agent (a paused or silent guest after a recovery) the VMM's word comes alone
-    st.features = m.features();
-  st.ended.clear();
-  auto max = m.spec().max_vcpus();
-  for (auto limit : {m.observed().max_vcpus(), m.capabilities().max_vcpus()})
-    if (limit > 0)
-      max = max > 0 ? std::min(max, limit) : limit;
-  st.now.set_max(max);
-  st.now.set_generation(std::max(m.generation(), st.now.generation()));
-  st.ready = true;
-  apply(self, m.observed());
-  apply(self, m.facts());
-  st.now.set_target(m.vcpu_target() > 0 ? m.vcpu_target() : st.now.online() > 0 ? st.now.online() : st.now.plugged());
-  tell(self);
-  return st.now;
-}
+void look_aside(self_ptr self, aside a);
 
 void aside_done(self_ptr self, std::uint64_t id) {
   auto& st = self->state;
@@ -108,7 +108,7 @@ void aside_done(self_ptr self, std::uint64_t id) {
     return;
   if (!st.ended.empty())
     return a.outcome.deliver(not_ready(st));
-  auto planned = make_plan(situation_of(st), a.asked.target());
+  auto planned = make_plan(situation_of(st), whole(milli_of(a.asked)), quota_of(milli_of(a.asked)));
   if (auto* no = std::get_if<refusal>(&planned))
     return a.outcome.deliver(error_of(st, no->code, no->text));
   v1::HotplugOutcome out;
@@ -152,6 +152,29 @@ void look_aside(self_ptr self, aside a) {
           [self, id](caf::error&) { aside_done(self, id); });
 }
 
+v1::VcpuStatus on_ready(self_ptr self, const v1::HotplugReady& m) {
+  auto& st = self->state;
+  st.capabilities = m.capabilities();
+  if (m.has_features()) // without an agent (a paused or silent guest after a recovery) the VMM's word comes alone
+    st.features = m.features();
+  st.ended.clear();
+  auto max = m.spec().max_vcpus();
+  for (auto limit : {m.observed().max_vcpus(), m.capabilities().max_vcpus()})
+    if (limit > 0)
+      max = max > 0 ? std::min(max, limit) : limit;
+  st.now.set_max(max);
+  st.now.set_generation(std::max(m.generation(), st.now.generation()));
+  st.ready = true;
+  apply(self, m.observed());
+  apply(self, m.facts());
+  const auto has = st.now.online() > 0 ? st.now.online() : st.now.plugged();
+  set_target(st, m.vcpu_target_milli() > 0 ? m.vcpu_target_milli() : (m.vcpu_target() > 0 ? m.vcpu_target() : has) * 1000);
+  tell(self);
+  if (m.has_features() && quota_of(st.now.target_milli()) > 0)
+    look_aside(self, {}); // a greeting does not tell the quota
+  return st.now;
+}
+
 caf::result<v1::VcpuStatus> on_read(self_ptr self, const v1::ReadHotplug& m) {
   auto& st = self->state;
   if (!m.refresh() || !st.ready || !st.ended.empty())
@@ -168,7 +191,7 @@ caf::result<v1::HotplugOutcome> on_target(self_ptr self, const v1::SetVcpuTarget
   if (!st.ready || !st.ended.empty())
     return not_ready(st);
   // What can be refused on the spot supersedes nothing.
-  auto planned = make_plan(situation_of(st), m.target());
+  auto planned = make_plan(situation_of(st), whole(milli_of(m)), quota_of(milli_of(m)));
   if (auto* no = std::get_if<refusal>(&planned))
     return error_of(st, no->code, no->text);
   auto promise = self->make_response_promise<v1::HotplugOutcome>();
@@ -181,11 +204,12 @@ caf::result<v1::HotplugOutcome> on_target(self_ptr self, const v1::SetVcpuTarget
   }
   change c;
   c.operation_id = m.operation_id();
-  c.target = m.target();
-  c.plan.set_vcpus_target(m.target());
+  c.target_milli = milli_of(m);
+  c.target = whole(c.target_milli);
+  c.plan.set_vcpus_target(c.target);
   c.deadline = self->clock().now() + (m.deadline_ms() > 0 ? milliseconds{m.deadline_ms()} : st.set.operation_timeout);
-  c.former_target = st.now.target();
-  st.now.set_target(m.target());
+  c.former_target_milli = st.now.target_milli();
+  set_target(st, c.target_milli);
   st.now.set_generation(st.now.generation() + 1);
   c.generation = st.now.generation();
   c.promise = kept_promise<v1::HotplugOutcome>{promise};
@@ -194,7 +218,7 @@ caf::result<v1::HotplugOutcome> on_target(self_ptr self, const v1::SetVcpuTarget
     start_change(self, std::move(c));
     return promise;
   }
-  const auto why = fmt::format("superseded by operation {} with target {} vCPUs", c.operation_id, c.target);
+  const auto why = fmt::format("superseded by operation {} with target {}", c.operation_id, milli_vcpus(c.target_milli));
   if (st.waiting)
     cancel_waiting(self, why);
   st.running->stop_why = why;

@@ -7,6 +7,9 @@
 /// the new one starts. The answers to SetVcpuTarget are the same too. CONVERGED: the guest claims to run exactly the
 /// target, which the VMM has plugged. vCPUs beyond it that the VMM cannot unplug stay plugged and offline; `why` says
 /// so and it is no failure.
+///
+/// A target in thousandths is whole vCPUs, rounded up, and a quota of the workload in the guest. CONVERGED then means
+/// that the guest shows that quota too; a whole target means that there is none.
 
 #include <chrono>
 #include <functional>
@@ -36,7 +39,8 @@ using moment = std::chrono::steady_clock::time_point;
 struct change {
   std::string operation_id;
   std::uint32_t target = 0;
-  std::uint32_t former_target = 0;
+  std::uint32_t target_milli = 0;
+  std::uint32_t former_target_milli = 0;
   std::uint64_t generation = 0;
   moment deadline;
   kept_promise<v1::HotplugOutcome> promise;
@@ -47,7 +51,7 @@ struct change {
   bool acting = false; ///< a verb is with the VMM
   bool redone = false; ///< this verb was sent a second time
   bool begun = false;
-  std::uint32_t online_at_start = 0, plugged_at_start = 0;
+  std::uint32_t online_at_start = 0, plugged_at_start = 0, quota_at_start = 0;
   std::string stop_why; ///< not empty: ends after this step
   std::vector<std::string> reasons;
   std::vector<std::string> remarks; ///< that are no failure

@@ -50,6 +50,32 @@ std::uint64_t number_argument(const std::string& option, const std::string& text
   return n;
 }
 
+std::uint32_t cpus_milli_argument(const std::string& option, const std::string& text) {
+  const auto point = text.find('.');
+  if (point == std::string::npos)
+    return cpus_argument(option, text) * 1000;
+  auto wrong = [&](const std::string& reason) {
+    fail("invalid_argument", option + ": \"" + escape_guest_text(text, 60) + "\" " + reason +
+                                 "; give processors from 0.01 to 4096, like 2 or 1.5");
+  };
+  const auto whole = text.substr(0, point), part = text.substr(point + 1);
+  const auto digits = [](const std::string& s) { return s.find_first_not_of("0123456789") == std::string::npos; };
+  if (text[0] == '-')
+    wrong("is negative");
+  if (whole.empty() || part.empty() || !digits(whole) || !digits(part))
+    wrong("is not a number");
+  if (part.size() > 3)
+    wrong("has more than three digits behind the point");
+  if (whole.size() > 4)
+    wrong("is more than any VMM takes");
+  const auto milli = std::stoul(whole) * 1000 + std::stoul((part + "00").substr(0, 3));
+  if (milli < 10)
+    wrong("is less than a kernel shares out");
+  if (milli > 4096 * 1000)
+    wrong("is more than any VMM takes");
+  return static_cast<std::uint32_t>(milli);
+}
+
 std::uint32_t cpus_argument(const std::string& option, const std::string& text) {
   auto wrong = [&](const std::string& reason) {
     fail("invalid_argument", option + ": \"" + escape_guest_text(text, 60) + "\" " + reason +

@@ -22,6 +22,9 @@ std::uint64_t size_argument(const std::string& option, const std::string& text);
 /// 1..4096 processors.
 std::uint32_t cpus_argument(const std::string& option, const std::string& text);
 
+/// The same in thousandths: "2" is 2000, "1.5" is 1500; at least 0.01, at most three digits behind the point.
+std::uint32_t cpus_milli_argument(const std::string& option, const std::string& text);
+
 /// A number from 0 up.
 std::uint64_t number_argument(const std::string& option, const std::string& text);
 

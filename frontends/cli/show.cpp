@@ -30,6 +30,18 @@ std::uint64_t total(const v1::MemoryStatus& m) {
   return m.boot_bytes() + m.plugged_bytes();
 }
 
+std::string show_cpus(std::uint32_t milli) {
+  if (milli % 1000 == 0)
+    return std::to_string(milli / 1000);
+  auto text = fmt::format("{}.{:03}", milli / 1000, milli % 1000);
+  text.erase(text.find_last_not_of('0') + 1);
+  return text;
+}
+
+std::string asked_cpus(const v1::Operation& o) {
+  return show_cpus(o.vcpus_asked_milli() > 0 ? o.vcpus_asked_milli() : o.vcpus_asked() * 1000);
+}
+
 bool running(const v1::SandboxStatus& s) {
   return s.state() == v1::SANDBOX_STATE_RUNNING || s.state() == v1::SANDBOX_STATE_PAUSED;
 }
@@ -70,13 +82,20 @@ std::string show_status(const v1::SandboxStatus& s) {
                              show_bytes(m.boot_bytes()), show_bytes(m.plugged_bytes()), show_method(m.method())));
   line("", fmt::format("guest says {}, of which {} available; at most {}", show_bytes(m.guest_bytes()),
                        show_bytes(m.guest_available_bytes()), show_bytes(m.max_bytes())));
+  if (m.workload_bytes() > 0)
+    line("", "its workload holds " + show_bytes(m.workload_bytes()) +
+                 (m.workload_max_bytes() > 0 ? " of " + show_bytes(m.workload_max_bytes()) : ""));
   if (m.slots_total() > 0)
     line("", fmt::format("{} of {} slots used", m.slots_used(), m.slots_total()));
   if (m.host_bytes() > 0)
     line("", "the host pays " + show_bytes(m.host_bytes()));
   const auto& v = s.vcpus();
   line("processors",
-       fmt::format("{} target, {} online, {} plugged, at most {}", v.target(), v.online(), v.plugged(), v.max()));
+       fmt::format("{} target, {} online, {} plugged, at most {}",
+                   v.target_milli() > 0 ? show_cpus(v.target_milli()) : std::to_string(v.target()), v.online(),
+                   v.plugged(), v.max()));
+  if (v.quota_milli() > 0)
+    line("", fmt::format("the workload may use {} of them", show_cpus(v.quota_milli())));
   if (running(s)) {
     line("guest", s.agent_connected() ? "kernel " + escape_guest_text(s.kernel_release(), 80) + ", agent " +
                                             escape_guest_text(s.agent_version(), 40)
@@ -114,8 +133,9 @@ std::string show_operation(const v1::Operation& o) {
                        show_bytes(total(m)), show_bytes(m.guest_bytes()));
   }
   if (o.vcpus_asked() > 0)
-    out += fmt::format("processors  asked {}, plugged {}, online {}\n", o.vcpus_asked(), o.vcpus().plugged(),
-                       o.vcpus().online());
+    out += fmt::format("processors  asked {}, plugged {}, online {}{}\n", asked_cpus(o), o.vcpus().plugged(),
+                       o.vcpus().online(),
+                       o.vcpus().quota_milli() > 0 ? ", quota " + show_cpus(o.vcpus().quota_milli()) : "");
   out += show_state(o.state());
   if (!o.why().empty())
     out += ": " + escape_guest_text(o.why());
@@ -132,8 +152,9 @@ std::string show_plan(const v1::Operation& o) {
     out += fmt::format("memory      asked {}, would become {}\n", show_bytes(o.memory_asked_bytes()),
                        show_bytes(p.memory_target_bytes() > 0 ? p.memory_target_bytes() : o.memory_target_bytes()));
   if (o.vcpus_asked() > 0)
-    out += fmt::format("processors  asked {}, would become {}\n", o.vcpus_asked(),
-                       p.vcpus_target() > 0 ? p.vcpus_target() : o.vcpus_asked());
+    out += fmt::format("processors  asked {}, would become {}{}\n", asked_cpus(o),
+                       p.vcpus_target() > 0 ? p.vcpus_target() : o.vcpus_asked(),
+                       o.vcpus_asked_milli() > 0 ? " and a quota of " + show_cpus(o.vcpus_asked_milli()) : "");
   int n = 0;
   for (const auto& step : p.steps())
     out += fmt::format("{:>3}. {}\n", ++n,
@@ -154,7 +175,7 @@ std::string show_operation_line(const v1::Operation& o) {
                        show_bytes(o.memory_target_bytes() > 0 ? o.memory_target_bytes() : o.memory_asked_bytes()),
                        show_bytes(o.memory().guest_bytes()));
   if (o.vcpus_asked() > 0)
-    out += fmt::format(", processors {} of {}", o.vcpus().online(), o.vcpus_asked());
+    out += fmt::format(", processors {} of {}", o.vcpus().online(), asked_cpus(o));
   if (!o.why().empty())
     out += ": " + escape_guest_text(o.why(), 300);
   return out;

@@ -38,8 +38,13 @@ int resize_verb(const command_context& c, const resize_options& r) {
   request.set_dry_run(r.dry_run);
   if (!r.memory.empty())
     request.set_memory_bytes(size_argument("--memory", r.memory));
-  if (!r.cpus.empty())
-    request.set_vcpus(cpus_argument("--cpus", r.cpus));
+  if (!r.cpus.empty()) {
+    const auto milli = cpus_milli_argument("--cpus", r.cpus);
+    if (milli % 1000 == 0)
+      request.set_vcpus(milli / 1000);
+    else
+      request.set_vcpus_milli(milli);
+  }
   auto engine = c.engine();
   progress shown{"resizing " + r.sandbox, c.global.json};
   auto operation = take(engine->resize(request));
@@ -90,7 +95,7 @@ void add_resize_verb(CLI::App& app, command_context& c) {
   auto* verb = app.add_subcommand("resize", "Give a running sandbox more or less memory and processors");
   verb->add_option("SANDBOX", r->sandbox, "Id or name")->required();
   verb->add_option("-m,--memory", r->memory, "What boot and plugged memory are to be together")->type_name("SIZE");
-  verb->add_option("--cpus", r->cpus, "How many processors are to be online")->type_name("N");
+  verb->add_option("--cpus", r->cpus, "How many processors are to be online; 1.5 is two and a quota")->type_name("N");
   verb->add_flag("--dry-run", r->dry_run, "Show the plan, change nothing");
   verb->add_flag("--no-wait", r->no_wait, "Print the operation's id and return; status and events tell its end");
   verb->callback([&c, r] { c.action = [&c, r] { return resize_verb(c, *r); }; });

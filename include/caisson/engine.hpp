@@ -88,6 +88,8 @@ struct memory_figures {
 
 struct vcpu_figures {
   std::uint32_t target = 0, online = 0, plugged = 0, max = 0;
+  std::uint32_t target_milli = 0;   ///< thousandths; `target` is this rounded up
+  std::uint32_t quota_milli = 0;    ///< CPU quota of the workload in the guest, as the guest shows it; 0: none
 };
 
 struct adaptation {
@@ -133,6 +135,7 @@ struct resize_request {
   std::uint64_t memory_bytes = 0;  ///< target of boot + plugged; 0 leaves it alone
   std::uint32_t vcpus = 0;         ///< target of online vCPUs; 0 leaves them alone
   bool dry_run = false;
+  std::uint32_t vcpus_milli = 0;   ///< instead of `vcpus`: thousandths; 1500 is 2 vCPUs and a quota of 1.5
 };
 
 struct exec_request {

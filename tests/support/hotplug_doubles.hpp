@@ -44,6 +44,8 @@ struct model_vm {
   std::uint32_t vcpus = 1, max_vcpus = 4;
   v1::VmState vm_state = v1::VM_STATE_RUNNING;
   bool vcpu_unplug = true;
+  bool tells_addresses = false; ///< of DIMMs
+  std::uint64_t next_address = 4 * gib;
 
   // the guest
   std::uint64_t boot_total = 450 * mib; ///< MemTotal at boot
@@ -63,6 +65,7 @@ struct model_vm {
   std::uint64_t workload_cache = 0;   ///< and what can be reclaimed of it
   std::uint64_t workload_high = 0, workload_max = 0;
   std::uint32_t quota_milli = 0;
+  bool ignores_quota = false;
   bool old_agent = false;                  ///< it does not know OfflineMemory
   std::map<std::string, int> keeps_online; ///< so many times a block of this DIMM does not go offline
   std::set<std::string> offline;           ///< DIMMs that the agent has taken offline
@@ -211,8 +214,12 @@ struct model_vm {
   void perform(const v1::ApplyMemoryStep& m) {
     switch (m.step_case()) {
     case v1::ApplyMemoryStep::kPlugDimm:
-      if (std::ranges::none_of(dimms, [&](const v1::Dimm& d) { return d.id() == m.plug_dimm().id(); }))
+      if (std::ranges::none_of(dimms, [&](const v1::Dimm& d) { return d.id() == m.plug_dimm().id(); })) {
         dimms.push_back(m.plug_dimm());
+        if (tells_addresses)
+          dimms.back().set_address(next_address);
+        next_address += m.plug_dimm().size_bytes();
+      }
       sys.after(takes, [this] { guest_takes(); });
       break;
     case v1::ApplyMemoryStep::kUnplugDimmId:
@@ -249,7 +256,8 @@ struct model_vm {
     }
     if (m.has_cpu_milli()) {
       agent_asked.push_back("quota " + std::to_string(m.cpu_milli()));
-      quota_milli = m.cpu_milli();
+      if (!ignores_quota)
+        quota_milli = m.cpu_milli();
     }
   }
 

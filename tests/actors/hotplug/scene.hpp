@@ -99,6 +99,16 @@ struct hotplug_scene : testing::Test {
     return sys.ask<v1::HotplugOutcome>(vcpus, m);
   }
 
+  pending_answer<v1::HotplugOutcome> set_vcpus_milli(std::uint32_t milli, const std::string& id = "op1",
+                                                     bool plan_only = false) {
+    v1::SetVcpuTarget m;
+    m.set_operation_id(id);
+    m.set_target(milli / 1000 + (milli % 1000 > 0));
+    m.set_target_milli(milli);
+    m.set_plan_only(plan_only);
+    return sys.ask<v1::HotplugOutcome>(vcpus, m);
+  }
+
   pending_answer<v1::MemoryStatus> cancel_memory(const std::string& id) {
     v1::CancelOperation m;
     m.set_operation_id(id);

@@ -9,6 +9,7 @@ namespace {
 
 struct sequence : hotplug_scene {
   std::mt19937_64 dice;
+  bool was_silent = false;
   std::uint64_t roll(std::uint64_t n) { return dice() % n; }
   bool chance(int percent) { return roll(100) < static_cast<std::uint64_t>(percent); }
 
@@ -21,6 +22,11 @@ struct sequence : hotplug_scene {
     vm->boot_total = vm->boot - vm->boot / 10;
     vm->used = roll(vm->boot_total / mib) * mib * 8 / 10;
     vm->max = vm->boot + roll(16 * 1024) * mib;
+    vm->features.set_workload_cgroup(chance(50));
+    vm->tells_addresses = chance(60);
+    vm->old_agent = chance(10);
+    vm->workload = chance(50) ? roll(vm->boot_total / mib) * mib / 4 : 0;
+    vm->workload_max = chance(20) ? vm->boot_total : 0;
     vm->slots = static_cast<std::uint32_t>(1 + roll(16));
     vm->takes = std::chrono::milliseconds{roll(4) == 0 ? 4'000 : 50};
     vm->lose_events = chance(20);
@@ -30,7 +36,7 @@ struct sequence : hotplug_scene {
   }
 
   void misbehave() {
-    switch (roll(8)) {
+    switch (roll(10)) {
     case 0:
       vm->online_most = vm->online + roll(1024) * mib;
       break;
@@ -55,6 +61,15 @@ struct sequence : hotplug_scene {
       break;
     case 7:
       vm->agent_silent = chance(30);
+      was_silent = was_silent || vm->agent_silent;
+      break;
+    case 8:
+      for (const auto& d : vm->dimms)
+        vm->keeps_online[d.id()] = static_cast<int>(roll(4));
+      break;
+    case 9:
+      vm->workload = roll(vm->boot_total / mib) * mib / 2;
+      vm->workload_cache = roll(512) * mib;
       break;
     }
   }
@@ -140,6 +155,10 @@ struct sequence : hotplug_scene {
       if (vm->vm_state != v1::VM_STATE_RUNNING)
         break;
       ASSERT_EQ(status(true).plugged_bytes(), vm->plugged()) << "the ledger is what the VMM has";
+      ASSERT_TRUE(vm->offline.empty()) << "nothing stays offline that stays";
+      if (!std::exchange(was_silent, false)) {
+        ASSERT_EQ(vm->workload_high, 0u) << "the workload is held only while memory leaves";
+      }
     }
   }
 };

@@ -37,5 +37,35 @@ TEST(vcpu_plan, every_case_in_a_table) {
   }
 }
 
+TEST(vcpu_plan, a_quota_that_tightens_comes_first_and_one_that_loosens_last) {
+  struct {
+    std::uint32_t online, quota, target, wanted;
+    std::vector<std::pair<action, std::uint32_t>> steps;
+  } cases[] = {
+      {2, 1500, 2, 1500, {}},
+      {2, 0, 2, 1500, {{action::set_quota, 1500}}},
+      {2, 1500, 2, 0, {{action::set_quota, 0}}},
+      {2, 1500, 3, 2500, {{action::plug, 3}, {action::set_online, 3}, {action::set_quota, 2500}}},
+      {3, 2500, 2, 1500, {{action::set_quota, 1500}, {action::set_online, 2}, {action::unplug, 2}}},
+      {3, 2500, 2, 0, {{action::set_online, 2}, {action::unplug, 2}, {action::set_quota, 0}}},
+  };
+  for (auto& c : cases) {
+    situation s;
+    s.online = s.plugged = c.online;
+    s.quota_milli = c.quota;
+    s.max = 4;
+    auto r = make_plan(s, c.target, c.wanted);
+    auto* p = std::get_if<plan>(&r);
+    ASSERT_TRUE(p);
+    std::vector<std::pair<action, std::uint32_t>> got;
+    for (auto& st : p->steps)
+      got.emplace_back(st.what, st.count);
+    EXPECT_EQ(got, c.steps) << c.quota << " -> " << c.wanted;
+  }
+  EXPECT_EQ(milli_vcpus(1500), "1.5 vCPUs");
+  EXPECT_EQ(milli_vcpus(250), "0.25 vCPUs");
+  EXPECT_EQ(milli_vcpus(1000), "1 vCPU");
+}
+
 } // namespace
 } // namespace caisson::vcpu_hotplug

@@ -179,5 +179,83 @@ TEST_F(hotplug_scene, everybody_is_answered_when_the_vcpu_actor_ends) {
   }
 }
 
+// ---- parts of a vCPU ----
+
+TEST_F(hotplug_scene, one_and_a_half_is_two_and_a_quota) {
+  vm->features.set_workload_cgroup(true);
+  up();
+  auto a = set_vcpus_milli(1500);
+  until(a);
+  ASSERT_TRUE(a.value()) << text_of(a.error());
+  EXPECT_EQ(a->state(), v1::OPERATION_STATE_CONVERGED) << a->why();
+  EXPECT_EQ(a->vcpus().online(), 2u);
+  EXPECT_EQ(a->vcpus().target(), 2u);
+  EXPECT_EQ(a->vcpus().target_milli(), 1500u);
+  EXPECT_EQ(a->vcpus().quota_milli(), 1500u);
+  EXPECT_EQ(vm->agent_asked, (strings{"quota 1500", "cpus 2"})) << "never more than was asked";
+  auto b = set_vcpus_milli(2250, "op2");
+  until(b);
+  EXPECT_EQ(b->state(), v1::OPERATION_STATE_CONVERGED) << b->why();
+  EXPECT_EQ(vm->agent_asked, (strings{"quota 1500", "cpus 2", "cpus 3", "quota 2250"})) << "more comes last";
+}
+
+TEST_F(hotplug_scene, giving_back_lowers_the_quota_then_takes_offline_then_unplugs) {
+  vm->features.set_workload_cgroup(true);
+  vm->vcpus = vm->cpus_online = 4;
+  strings before_unplug;
+  vm->before_verb = [&] { before_unplug = vm->agent_asked; };
+  up();
+  auto a = set_vcpus_milli(1500);
+  until(a);
+  EXPECT_EQ(a->state(), v1::OPERATION_STATE_CONVERGED) << a->why();
+  EXPECT_EQ(before_unplug, (strings{"quota 1500", "cpus 2"}));
+  EXPECT_EQ(vm->verbs, strings{"vcpus 2"});
+  auto b = set_vcpus(3, "op2");
+  until(b);
+  EXPECT_EQ(b->state(), v1::OPERATION_STATE_CONVERGED) << b->why();
+  EXPECT_EQ(b->vcpus().quota_milli(), 0u) << "whole vCPUs need none";
+  EXPECT_EQ(b->vcpus().target_milli(), 3000u);
+  EXPECT_EQ(vm->agent_asked.back(), "quota 0");
+}
+
+TEST_F(hotplug_scene, a_part_of_a_vcpu_needs_a_guest_with_a_cgroup) {
+  up();
+  auto a = set_vcpus_milli(1500);
+  until(a);
+  ASSERT_FALSE(a.value());
+  EXPECT_EQ(code_of(a.error()), ec::unsupported);
+  EXPECT_NE(text_of(a.error()).find("CONFIG_CFS_BANDWIDTH"), std::string::npos) << text_of(a.error());
+  EXPECT_TRUE(vm->verbs.empty());
+}
+
+TEST_F(hotplug_scene, a_quota_that_the_guest_does_not_show_is_no_success) {
+  vm->features.set_workload_cgroup(true);
+  vm->ignores_quota = true;
+  up();
+  auto a = set_vcpus_milli(1500);
+  until(a);
+  ASSERT_TRUE(a.value());
+  EXPECT_EQ(a->state(), v1::OPERATION_STATE_FAILED);
+  EXPECT_NE(a->why().find("set the workload's quota to 1.5 vCPUs and shows none"), std::string::npos) << a->why();
+  EXPECT_TRUE(vm->verbs.empty());
+}
+
+TEST_F(hotplug_scene, a_quota_is_found_again_after_a_recovery) {
+  vm->features.set_workload_cgroup(true);
+  vm->quota_milli = 1500;
+  vm->vcpus = vm->cpus_online = 2;
+  spawn();
+  auto ready = vm->ready();
+  ready.mutable_facts()->clear_cpu_quota_milli(); // a greeting does not tell it
+  ready.set_vcpu_target(2);
+  ready.set_vcpu_target_milli(1500);
+  sys.ask<v1::VcpuStatus>(vcpus, ready);
+  sys.drain();
+  const auto now = told->of<v1::VcpuStatus>().back();
+  EXPECT_EQ(now.quota_milli(), 1500u);
+  EXPECT_EQ(now.target_milli(), 1500u);
+  EXPECT_EQ(now.target(), 2u);
+}
+
 } // namespace
 } // namespace caisson::tests
