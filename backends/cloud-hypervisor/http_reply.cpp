@@ -6,6 +6,7 @@
 #include <boost/beast/http/parser.hpp>
 #include <boost/beast/http/string_body.hpp>
 
+#include <algorithm>
 #include <optional>
 
 namespace caisson::cloud_hypervisor {
@@ -47,11 +48,12 @@ struct reply_reader::parts {
   // number. False: the line's end has not come.
   bool start() {
     auto end = waiting.find("\r\n");
-    if (end == std::string::npos) {
-      if (waiting.size() > most_start_line_bytes)
-        fail("it has no status line within " + std::to_string(most_start_line_bytes) + " bytes");
+    if (std::min(end, waiting.size()) > most_start_line_bytes) {
+      fail("it has no status line within " + std::to_string(most_start_line_bytes) + " bytes");
       return false;
     }
+    if (end == std::string::npos)
+      return false;
     constexpr std::size_t short_line = 12;
     if (end < short_line || !waiting.starts_with("HTTP/1.")) {
       fail("it is no HTTP reply (its first line is \"" + escaped_text(std::string_view{waiting}.substr(0, end), 80) + "\")");
@@ -62,7 +64,8 @@ struct reply_reader::parts {
     reading.emplace();
     reading->header_limit(most_reply_header_bytes);
     reading->body_limit(most_reply_body_bytes);
-    reading->eager(true);
+    // Part by part: an eager parser of Boost 1.74 forgets that a length is beyond the limit when bytes follow the headers.
+    reading->eager(false);
     return true;
   }
 

@@ -55,6 +55,15 @@ TEST(reply_reader, ends_where_the_connection_does_without_a_length) {
   EXPECT_EQ(reader.take().chain, (std::vector<std::string>{"a", "b"}));
 }
 
+TEST(reply_reader, sees_that_a_body_is_too_long_whatever_comes_with_the_headers) {
+  for (std::size_t more : {0, 1, 100, 5000, 100'000}) {
+    reply_reader reader;
+    EXPECT_EQ(reader.feed("HTTP/1.1 200 \r\nContent-Length: 4194305\r\n\r\n" + std::string(more, 'x')),
+              reply_reader::state::broken);
+    EXPECT_EQ(reader.error(), "its body is longer than 4194304 bytes");
+  }
+}
+
 TEST(reply_reader, does_not_wait_for_more_of_what_can_be_no_reply) {
   reply_reader reader;
   EXPECT_EQ(reader.feed("\x01\r\n\r\n"), reply_reader::state::broken);
