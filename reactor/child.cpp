@@ -10,7 +10,6 @@
 #include <cerrno>
 #include <cstring>
 #include <fstream>
-#include <iterator>
 
 #include "reactor/core.hpp"
 
@@ -165,7 +164,8 @@ int open_pidfd(pid_t pid) {
 
 std::uint64_t start_ticks_of(pid_t pid) {
   std::ifstream file{"/proc/" + std::to_string(pid) + "/stat"};
-  std::string text{std::istreambuf_iterator<char>{file}, {}};
+  std::string text; // getline, since an iterator would throw for a process that has ended since the opening
+  std::getline(file, text, '\0');
   // Field 2 is the program's name in brackets and may hold anything; 22 is the 20th after it.
   auto at = text.rfind(')');
   for (int field = 2; field < 22 && at != std::string::npos; ++field)

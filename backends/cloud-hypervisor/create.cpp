@@ -84,7 +84,8 @@ void machine::create(const call_ptr& call) {
   if (auto why = start_process(spec); !why.code.empty())
     return fail_create(why);
   config_ = std::get<vm_config>(std::move(config));
-  await_api(call, std::chrono::steady_clock::now() + ready_within);
+  // Over before the call's own deadline, so that it is told what was wrong, and nothing is left behind.
+  await_api(call, std::chrono::steady_clock::now() + std::min<std::chrono::milliseconds>(ready_within, call->left() / 4 * 3));
 }
 
 problem machine::start_process(const v1::VmSpec& spec) {
@@ -122,7 +123,7 @@ void machine::await_api(const call_ptr& call, std::chrono::steady_clock::time_po
         if (o.kind == outcome_kind::answered)
           return self->fail_create({"backend_refused", self->who() + " does not answer a ping: " + o.reply.text()});
         if (std::chrono::steady_clock::now() >= until)
-          return self->fail_create({"backend_refused", self->who() + " was started and its API did not answer within 10 s: " +
+          return self->fail_create({"backend_refused", self->who() + " was started and its API did not answer in time: " +
                                                            o.why});
         self->step_timer_ = self->around_->on.after(between_pings, [self, call, until] { self->await_api(call, until); });
       });

@@ -31,6 +31,8 @@ void machine::inspect(const call_ptr& call) {
     return done({});
   if (destroying_)
     return; // told when it has gone
+  if (running_ && running_->what.has_create())
+    return done("it is being made");
   if (process_state(record_->pid) == 'T')
     return done(who() + " is stopped by a signal and answers nothing; SIGCONT lets it go on");
   const bool quiet = !(running_ && running_->what.has_set_vcpus());
@@ -46,9 +48,13 @@ void machine::read(std::chrono::milliseconds within, bool ask_for_vcpus, std::fu
   ask(requests::info(), within, [self = shared_from_this(), ask_for_vcpus, then = std::move(then)](outcome o) {
     if (!self->record_ || !self->alive())
       return then({});
-    if (!o.ok())
-      return then(self->who() + " did not say what the VM has: " +
-                  (o.kind == outcome_kind::answered ? o.reply.text() : o.why));
+    if (!o.ok()) {
+      const auto silent = self->who() + " did not say what the VM has: " +
+                          (o.kind == outcome_kind::answered ? o.reply.text() : o.why);
+      if (o.kind == outcome_kind::answered || o.kind == outcome_kind::late)
+        return then(silent);
+      return self->when_ended([self, then, silent] { then(self->alive() ? silent : std::string{}); });
+    }
     const auto info = parse_info(o.reply.body);
     if (!info)
       return then(self->who() + ": " + info.error);

@@ -60,7 +60,7 @@ void machine::recover(vm_record record) {
     record_->pid = find_vmm(api_socket(record_->spec.run_directory()));
     record_->start_ticks = record_->pid == 0 ? 0 : reactor::start_ticks_of(record_->pid);
   }
-  if (record_->pid != 0)
+  if (record_->pid != 0 && process_state(record_->pid) != 'Z')
     watch(around_->on.watch(record_->pid, record_->start_ticks,
                             [self = shared_from_this()](const reactor::exit_status& s) { self->exited(s); }));
   if (!alive())
@@ -133,7 +133,6 @@ void machine::end_verb(const call_ptr& call) {
   if (running_ != call)
     return;
   step_timer_.cancel();
-  when_ended_.clear();
   running_.reset();
   around_->on.post([self = shared_from_this()] { self->run_next(); });
 }
@@ -165,11 +164,23 @@ void machine::ask(request what, std::chrono::milliseconds within, next_step then
   around_->on.post([guarded, none] { guarded(none); });
 }
 
+// A connection that ends may be the first that is seen of a process that ends: waits for the news of that, but not long.
+void machine::when_ended(std::function<void()> then) {
+  if (!alive())
+    return then();
+  const auto waiter = ++last_waiter_;
+  when_ended_[waiter] = {std::move(then), around_->on.after(end_may_follow, [self = shared_from_this(), waiter] {
+                           self->end_waited(waiter);
+                         })};
+}
+
+void machine::end_waited(std::uint64_t waiter) {
+  if (auto node = when_ended_.extract(waiter); !node.empty() && !over_ && !destroying_)
+    node.mapped().then();
+}
+
 void machine::unanswered(const call_ptr& call, const outcome& o, const std::string& doing) {
-  auto told = std::make_shared<bool>(false);
-  auto tell_now = [self = shared_from_this(), call, o, doing, told] {
-    if (std::exchange(*told, true) || self->destroying_ || self->over_)
-      return;
+  when_ended([self = shared_from_this(), call, o, doing] {
     if (!self->alive())
       return self->refuse(call, self->ended_problem());
     if (o.kind == outcome_kind::malformed)
@@ -179,12 +190,7 @@ void machine::unanswered(const call_ptr& call, const outcome& o, const std::stri
                                                         o.why});
     self->refuse(call, {"outcome_unknown", doing + ": the answer of " + self->who() + " was lost (" + o.why +
                                                "); it may have taken effect, inspect tells"});
-  };
-  const bool ended = o.kind == outcome_kind::lost || o.kind == outcome_kind::refused;
-  if (!alive() || !ended)
-    return tell_now();
-  when_ended_.push_back(tell_now);
-  step_timer_ = around_->on.after(end_may_follow, tell_now);
+  });
 }
 
 void machine::save() {
@@ -270,7 +276,6 @@ void machine::exited(const reactor::exit_status& status) {
   look_at_files();
   if (destroying_)
     return finish_destroy();
-  auto waits = std::exchange(when_ended_, {});
   if (create_failure_)
     return finish_failed_create();
   if (running_ && running_->what.has_create() && !record_->booted) {
@@ -300,8 +305,8 @@ void machine::exited(const reactor::exit_status& status) {
   record_->book.state = v1::VM_STATE_STOPPED;
   save();
   api_.reset(); // what waits for an answer hears of it
-  for (auto& each : waits)
-    each();
+  while (!when_ended_.empty())
+    end_waited(when_ended_.begin()->first);
   tell(record_->ended, record_->stop_reason);
 }
 
@@ -309,6 +314,7 @@ void machine::leave() {
   over_ = true;
   step_timer_.cancel();
   follow_timer_.cancel();
+  when_ended_.clear();
   const problem gone{"backend_lost", "the engine is ending"};
   if (running_)
     running_->fail(gone);

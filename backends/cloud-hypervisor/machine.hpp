@@ -17,6 +17,7 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -93,6 +94,8 @@ private:
   void save();
   void watch(std::shared_ptr<reactor::child> child);
   void exited(const reactor::exit_status& status);
+  void when_ended(std::function<void()> then);
+  void end_waited(std::uint64_t waiter);
   void end_now(v1::VmEvent::Kind kind, std::string why);
   void take_event(const vmm_event& event);
   void tell(v1::VmEvent::Kind kind, std::string text, std::string device_id = {}, std::uint64_t size_bytes = 0) const;
@@ -153,7 +156,12 @@ private:
   std::deque<call_ptr> waiting_;
   call_ptr running_;
   std::vector<call_ptr> looking_; ///< inspects
-  std::vector<std::function<void()>> when_ended_;
+  struct end_waiter {
+    std::function<void()> then;
+    reactor::timer patience;
+  };
+  std::map<std::uint64_t, end_waiter> when_ended_;
+  std::uint64_t last_waiter_ = 0;
   reactor::timer step_timer_; ///< of the running verb, or of destroy
   reactor::timer follow_timer_;
   std::uint64_t follow_turn_ = 0;

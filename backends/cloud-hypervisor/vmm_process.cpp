@@ -11,7 +11,6 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
-#include <iterator>
 
 #include "backends/cloud-hypervisor/http_reply.hpp"
 #include "backends/cloud-hypervisor/spec.hpp"
@@ -24,10 +23,15 @@ namespace {
 
 constexpr off_t most_log_bytes = 1 << 20;
 constexpr std::size_t last_words_bytes = 600;
+constexpr std::size_t most_proc_bytes = 16 * 1024;
 
+// Of /proc; "" also for a process that has ended between the opening and the reading.
 std::string text_of_file(const std::string& path) {
   std::ifstream in{path};
-  return {std::istreambuf_iterator<char>{in}, {}};
+  std::string text(most_proc_bytes, '\0');
+  in.read(text.data(), static_cast<std::streamsize>(text.size()));
+  text.resize(static_cast<std::size_t>(std::max<std::streamsize>(in.gcount(), 0)));
+  return text;
 }
 
 } // namespace

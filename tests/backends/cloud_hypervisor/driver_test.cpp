@@ -1,0 +1,477 @@
+// The backend's verbs against a VMM that is there, late, silent, or dies: what the contract promises (backends/backend.hpp)
+// holds whatever the VMM does.
+
+#include "tests/backends/cloud_hypervisor/driver_rig.hpp"
+
+namespace caisson::cloud_hypervisor {
+namespace {
+
+using namespace std::chrono_literals;
+
+TEST_F(driver_rig, makes_a_vm_that_runs_and_leaves_nothing_of_it) {
+  auto seen = create(spec());
+  EXPECT_EQ(seen.state(), v1::VM_STATE_RUNNING);
+  EXPECT_EQ(seen.boot_bytes(), 512 * mib);
+  EXPECT_EQ(seen.plugged_bytes(), 0u);
+  EXPECT_EQ(seen.plugged_vcpus(), 1u);
+  EXPECT_EQ(seen.max_vcpus(), 4u);
+  EXPECT_GT(seen.vmm_pid(), 0);
+  EXPECT_EQ(seen.vmm_version().rfind("Cloud Hypervisor v", 0), 0u) << seen.vmm_version();
+  EXPECT_EQ(seen.channels().agent(), "hybrid-vsock:" + top + "/s/a/vsock.sock:1024");
+  EXPECT_EQ(seen.channels().console(), "unix:" + top + "/s/a/console.sock");
+  EXPECT_EQ(list(), std::vector<std::string>{"a"});
+
+  auto gone = destroy();
+  EXPECT_EQ(gone.state(), v1::VM_STATE_ABSENT);
+  EXPECT_TRUE(process_is_gone(seen));
+  EXPECT_FALSE(fs::exists(top + "/s/a"));
+  EXPECT_TRUE(list().empty());
+  EXPECT_EQ(names_in(top + "/ch"), std::vector<std::string>{});
+  EXPECT_EQ(destroy().state(), v1::VM_STATE_ABSENT) << "twice is fine";
+  EXPECT_EQ(news->count(v1::VmEvent::KIND_VMM_DIED), 0u) << "a destroy is no news";
+}
+
+TEST_F(driver_rig, a_vm_that_nobody_made_is_absent_and_takes_no_verb) {
+  EXPECT_EQ(inspect("never").state(), v1::VM_STATE_ABSENT);
+  EXPECT_EQ(ask(vcpus_call(2)).error().code(), "vmm_died");
+  EXPECT_EQ(ask(pause_call(true)).error().code(), "vmm_died");
+}
+
+TEST_F(driver_rig, the_same_creation_twice_is_one_vm_and_another_one_is_refused) {
+  auto first = create(spec());
+  auto second = create(spec());
+  EXPECT_EQ(first.vmm_pid(), second.vmm_pid());
+  auto other = spec();
+  other.set_boot_vcpus(2);
+  EXPECT_EQ(ask(create_call(other)).error().code(), "already_exists");
+  EXPECT_EQ(inspect().state(), v1::VM_STATE_RUNNING);
+}
+
+TEST_F(driver_rig, a_creation_that_cannot_work_says_why_and_leaves_nothing) {
+  auto no_kernel = spec();
+  no_kernel.set_kernel_path(top + "/missing");
+  auto answer = ask(create_call(no_kernel));
+  EXPECT_EQ(answer.error().code(), "host_missing");
+  EXPECT_NE(answer.error().text().find("/missing"), std::string::npos) << answer.error().text();
+
+  auto no_program = spec();
+  no_program.set_vmm_path(top + "/no-such-vmm");
+  EXPECT_NE(ask(create_call(no_program)).error().text().find("`path`"), std::string::npos);
+
+  auto silent_program = spec();
+  silent_program.set_vmm_path("/bin/false");
+  answer = ask(create_call(silent_program));
+  EXPECT_EQ(answer.error().code(), "backend_refused");
+  EXPECT_NE(answer.error().text().find("exited with status 1"), std::string::npos) << answer.error().text();
+
+  auto no_listener = spec();
+  auto* share = no_listener.add_shares();
+  share->set_id("data");
+  share->set_socket_path(top + "/virtiofs.sock");
+  answer = ask(create_call(no_listener));
+  EXPECT_EQ(answer.error().code(), "host_missing");
+  EXPECT_NE(answer.error().text().find("virtiofs.sock"), std::string::npos) << answer.error().text();
+
+  EXPECT_TRUE(list().empty());
+  EXPECT_EQ(names_in(top + "/ch"), std::vector<std::string>{});
+  EXPECT_EQ(names_in(top + "/s/a"), std::vector<std::string>{});
+  EXPECT_EQ(create(spec()).state(), v1::VM_STATE_RUNNING) << "the name is free";
+}
+
+TEST_F(driver_rig, a_boot_that_fails_half_way_leaves_nothing) {
+  faults("boot_fails=1");
+  auto answer = ask(create_call(spec()));
+  EXPECT_EQ(answer.error().code(), "backend_refused") << answer.error().text();
+  EXPECT_TRUE(list().empty());
+  EXPECT_EQ(names_in(top + "/s/a"), std::vector<std::string>{});
+  EXPECT_EQ(inspect().state(), v1::VM_STATE_ABSENT);
+}
+
+TEST_F(driver_rig, an_inspect_during_a_slow_boot_is_answered_and_a_ping_that_waits_is_no_death) {
+  faults("boot_delay_ms=1500");
+  new_driver();
+  auto booting = begin(create_call(spec()));
+  auto seen = inspect("a", 600);
+  EXPECT_NE(seen.state(), v1::VM_STATE_STOPPED);
+  auto made = good(booting.get());
+  EXPECT_EQ(made.state(), v1::VM_STATE_RUNNING);
+  EXPECT_EQ(news->count(v1::VmEvent::KIND_VMM_DIED), 0u);
+}
+
+TEST_F(driver_rig, a_boot_beyond_its_deadline_is_unknown_and_destroy_ends_it) {
+  faults("boot_delay_ms=30000");
+  auto answer = ask(create_call(spec(), 800));
+  EXPECT_EQ(answer.error().code(), "outcome_unknown") << answer.error().text();
+  EXPECT_EQ(list(), std::vector<std::string>{"a"});
+  EXPECT_EQ(destroy().state(), v1::VM_STATE_ABSENT);
+}
+
+TEST_F(driver_rig, a_destroy_during_the_boot_answers_the_creation) {
+  faults("boot_delay_ms=30000");
+  new_driver();
+  auto booting = begin(create_call(spec()));
+  EXPECT_EQ(destroy().state(), v1::VM_STATE_ABSENT);
+  EXPECT_EQ(booting.get().error().code(), "vmm_died");
+  EXPECT_EQ(names_in(top + "/ch"), std::vector<std::string>{});
+}
+
+TEST_F(driver_rig, a_boot_whose_reply_is_lost_is_read_back) {
+  faults("drop_reply=vm.boot");
+  EXPECT_EQ(create(spec()).state(), v1::VM_STATE_RUNNING);
+}
+
+// ---- memory ----
+
+TEST_F(driver_rig, virtio_mem_grows_and_shrinks_and_tells_its_size) {
+  create(spec());
+  auto seen = good(ask(virtio_call(1024 * mib)));
+  EXPECT_EQ(seen.virtio_mem_requested_bytes(), 1024 * mib);
+  until([](const auto& s) { return s.plugged_bytes() == 1024 * mib; });
+  EXPECT_GT(news->await(v1::VmEvent::KIND_MEMORY_SIZE).size_bytes(), 0u);
+  good(ask(virtio_call(1024 * mib))); // the VMM itself refuses a request that is the same
+  good(ask(virtio_call(128 * mib)));
+  until([](const auto& s) { return s.plugged_bytes() == 128 * mib; });
+  good(ask(virtio_call(0)));
+  auto end = until([](const auto& s) { return s.plugged_bytes() == 0; });
+  EXPECT_EQ(end.virtio_mem_requested_bytes(), 0u);
+  EXPECT_EQ(ask(virtio_call(8 * gib)).error().code(), "backend_refused");
+  EXPECT_EQ(ask(dimm_call("d", 128 * mib)).error().code(), "unsupported");
+}
+
+TEST_F(driver_rig, virtio_mem_without_a_driver_in_the_guest_stays_at_nothing) {
+  faults("virtio_mem=no_driver");
+  create(spec());
+  auto seen = good(ask(virtio_call(256 * mib)));
+  EXPECT_EQ(seen.virtio_mem_requested_bytes(), 256 * mib);
+  EXPECT_EQ(inspect().plugged_bytes(), 0u);
+}
+
+TEST_F(driver_rig, a_lost_reply_is_unknown_and_the_next_look_tells_the_truth) {
+  faults("drop_reply=vm.resize:1");
+  create(spec());
+  auto answer = ask(virtio_call(256 * mib));
+  EXPECT_EQ(answer.error().code(), "outcome_unknown") << answer.error().text();
+  EXPECT_EQ(inspect().virtio_mem_requested_bytes(), 256 * mib);
+  good(ask(virtio_call(256 * mib))); // done already: a success, and nothing is sent
+}
+
+class with_dimms : public driver_rig {
+protected:
+  v1::VmSpec dimm_spec() {
+    auto s = spec();
+    s.set_memory_method(v1::MEMORY_METHOD_DIMM);
+    return s;
+  }
+};
+
+TEST_F(with_dimms, eight_are_plugged_and_never_a_ninth) {
+  create(dimm_spec());
+  for (int n = 1; n <= 8; ++n) {
+    auto seen = good(ask(dimm_call("dimm-" + std::to_string(n), 128 * mib)));
+    EXPECT_EQ(seen.plugged_bytes(), static_cast<std::uint64_t>(n) * 128 * mib);
+    EXPECT_EQ(seen.dimms_size(), n);
+  }
+  EXPECT_EQ(good(ask(dimm_call("dimm-3", 128 * mib))).dimms_size(), 8) << "one that is there is a success";
+  auto ninth = ask(dimm_call("dimm-9", 128 * mib));
+  EXPECT_EQ(ninth.error().code(), "backend_refused");
+  EXPECT_NE(ninth.error().text().find("8 times"), std::string::npos) << ninth.error().text();
+  EXPECT_EQ(inspect().plugged_bytes(), 1024 * mib);
+}
+
+TEST_F(with_dimms, none_leaves_and_none_is_lied_about) {
+  create(dimm_spec());
+  good(ask(dimm_call("d", 256 * mib)));
+  v1::BackendCall unplug;
+  unplug.mutable_apply_memory_step()->set_sandbox_id("a");
+  unplug.mutable_apply_memory_step()->set_unplug_dimm_id("d");
+  auto answer = ask(unplug);
+  EXPECT_EQ(answer.error().code(), "unsupported");
+  EXPECT_NE(answer.error().text().find("virtio-mem can"), std::string::npos) << answer.error().text();
+  EXPECT_EQ(inspect().plugged_bytes(), 256 * mib);
+  EXPECT_EQ(ask(dimm_call("odd", 100 * mib)).error().code(), "backend_refused");
+  EXPECT_EQ(ask(dimm_call("huge", 64 * gib)).error().code(), "backend_refused");
+}
+
+TEST_F(with_dimms, one_whose_reply_is_lost_is_found_by_the_next_look) {
+  faults("drop_reply=vm.resize:1");
+  create(dimm_spec());
+  EXPECT_EQ(ask(dimm_call("d", 256 * mib)).error().code(), "outcome_unknown");
+  auto seen = inspect();
+  EXPECT_EQ(seen.plugged_bytes(), 256 * mib);
+  ASSERT_EQ(seen.dimms_size(), 1);
+  EXPECT_EQ(seen.dimms(0).id(), "d");
+  EXPECT_EQ(good(ask(dimm_call("d", 256 * mib))).plugged_bytes(), 256 * mib);
+}
+
+TEST_F(with_dimms, one_that_the_host_has_no_memory_for_is_refused) {
+  faults("mmap_fails=1");
+  create(dimm_spec());
+  EXPECT_EQ(ask(dimm_call("d", 256 * mib)).error().code(), "backend_refused");
+  EXPECT_EQ(inspect().plugged_bytes(), 0u);
+}
+
+TEST_F(with_dimms, a_later_engine_knows_them) {
+  auto made = create(dimm_spec());
+  good(ask(dimm_call("d", 256 * mib)));
+  new_driver();
+  auto seen = inspect();
+  EXPECT_EQ(seen.state(), v1::VM_STATE_RUNNING);
+  EXPECT_EQ(seen.vmm_pid(), made.vmm_pid());
+  EXPECT_EQ(seen.plugged_bytes(), 256 * mib);
+  ASSERT_EQ(seen.dimms_size(), 1);
+  EXPECT_EQ(good(ask(dimm_call("d", 256 * mib))).plugged_bytes(), 256 * mib);
+  EXPECT_EQ(good(ask(dimm_call("e", 128 * mib))).plugged_bytes(), 384 * mib);
+}
+
+// ---- vCPUs ----
+
+TEST_F(driver_rig, vcpus_come_and_go) {
+  create(spec());
+  EXPECT_EQ(good(ask(vcpus_call(3))).plugged_vcpus(), 3u);
+  EXPECT_EQ(good(ask(vcpus_call(3))).plugged_vcpus(), 3u);
+  good(ask(vcpus_call(1)));
+  until([](const auto& s) { return s.plugged_vcpus() == 1; });
+  EXPECT_EQ(ask(vcpus_call(5)).error().code(), "backend_refused");
+  EXPECT_EQ(ask(vcpus_call(0)).error().code(), "backend_refused");
+}
+
+TEST_F(driver_rig, vcpus_that_the_guest_keeps_are_still_counted) {
+  faults("guest_ack=never");
+  create(spec());
+  EXPECT_EQ(good(ask(vcpus_call(3))).plugged_vcpus(), 3u);
+  EXPECT_EQ(good(ask(vcpus_call(1))).plugged_vcpus(), 3u) << "asked for is not gone";
+  EXPECT_EQ(good(ask(vcpus_call(1))).plugged_vcpus(), 3u);
+  EXPECT_EQ(inspect().plugged_vcpus(), 3u);
+  for (std::uint32_t other : {2u, 3u, 4u}) {
+    auto answer = ask(vcpus_call(other));
+    EXPECT_EQ(answer.error().code(), "backend_refused") << other;
+    EXPECT_NE(answer.error().text().find("has not let go"), std::string::npos) << answer.error().text();
+  }
+  new_driver();
+  EXPECT_EQ(inspect().plugged_vcpus(), 3u) << "also by a later engine";
+}
+
+// ---- pause, devices ----
+
+TEST_F(driver_rig, pauses_and_goes_on_each_as_often_as_asked) {
+  create(spec());
+  EXPECT_EQ(good(ask(pause_call(true))).state(), v1::VM_STATE_PAUSED);
+  EXPECT_EQ(good(ask(pause_call(true))).state(), v1::VM_STATE_PAUSED);
+  EXPECT_EQ(good(ask(pause_call(false))).state(), v1::VM_STATE_RUNNING);
+  EXPECT_EQ(good(ask(pause_call(false))).state(), v1::VM_STATE_RUNNING);
+}
+
+TEST_F(driver_rig, disks_come_and_go) {
+  create(spec());
+  auto seen = good(ask(attach_call("data")));
+  ASSERT_EQ(seen.devices_size(), 1);
+  EXPECT_EQ(seen.devices(0).id(), "data");
+  EXPECT_EQ(seen.devices(0).kind(), "disk");
+  EXPECT_FALSE(seen.devices(0).address().empty());
+  EXPECT_EQ(good(ask(attach_call("data"))).devices_size(), 1);
+  good(ask(detach_call("data")));
+  EXPECT_EQ(news->await(v1::VmEvent::KIND_DEVICE_REMOVED).device_id(), "data");
+  EXPECT_EQ(inspect().devices_size(), 0);
+  EXPECT_EQ(good(ask(detach_call("data"))).devices_size(), 0);
+  EXPECT_EQ(news->count(v1::VmEvent::KIND_DEVICE_REMOVED), 1u);
+}
+
+TEST_F(driver_rig, a_disk_that_the_guest_keeps_is_leaving) {
+  faults("remove_device=never");
+  create(spec());
+  good(ask(attach_call("data")));
+  auto seen = good(ask(detach_call("data")));
+  ASSERT_EQ(seen.devices_size(), 1);
+  EXPECT_TRUE(seen.devices(0).leaving());
+  EXPECT_TRUE(good(ask(detach_call("data"))).devices(0).leaving()) << "twice is a success";
+  EXPECT_EQ(ask(attach_call("data")).error().code(), "backend_refused");
+}
+
+// ---- the end of a VMM ----
+
+TEST_F(driver_rig, a_vmm_that_is_killed_is_told_and_takes_nothing_with_it) {
+  auto made = create(spec());
+  ::kill(static_cast<pid_t>(made.vmm_pid()), SIGKILL);
+  auto told = news->await(v1::VmEvent::KIND_VMM_DIED);
+  EXPECT_NE(told.text().find("signal 9"), std::string::npos) << told.text();
+  auto seen = inspect();
+  EXPECT_EQ(seen.state(), v1::VM_STATE_STOPPED);
+  EXPECT_EQ(seen.stop_reason(), told.text());
+  EXPECT_EQ(ask(vcpus_call(2)).error().code(), "vmm_died");
+  EXPECT_EQ(destroy().state(), v1::VM_STATE_ABSENT);
+  EXPECT_FALSE(fs::exists(top + "/s/a"));
+}
+
+TEST_F(driver_rig, one_that_dies_of_its_own_seccomp_filter_is_told_apart) {
+  auto made = create(spec());
+  ::kill(static_cast<pid_t>(made.vmm_pid()), SIGSYS);
+  EXPECT_NE(news->await(v1::VmEvent::KIND_VMM_DIED).text().find("seccomp"), std::string::npos);
+}
+
+TEST_F(driver_rig, a_guest_that_powers_off_is_no_death) {
+  faults("guest_poweroff_ms=50");
+  create(spec());
+  EXPECT_EQ(news->await(v1::VmEvent::KIND_GUEST_STOPPED).text(), "guest shut down");
+  EXPECT_EQ(inspect().state(), v1::VM_STATE_STOPPED);
+  EXPECT_EQ(news->count(v1::VmEvent::KIND_VMM_DIED), 0u);
+}
+
+TEST_F(driver_rig, a_guest_that_panics_has_ended) {
+  faults("guest_panic_ms=50");
+  auto made = create(spec());
+  EXPECT_EQ(news->await(v1::VmEvent::KIND_GUEST_PANICKED).text(), "guest panicked");
+  EXPECT_EQ(inspect().state(), v1::VM_STATE_STOPPED);
+  EXPECT_TRUE(process_is_gone(made));
+}
+
+TEST_F(driver_rig, a_guest_that_resets_itself_has_ended) {
+  faults("guest_reset_ms=50");
+  create(spec());
+  EXPECT_NE(news->await(v1::VmEvent::KIND_GUEST_STOPPED).text().find("reset"), std::string::npos);
+  EXPECT_EQ(inspect().state(), v1::VM_STATE_STOPPED);
+}
+
+TEST_F(driver_rig, a_vmm_that_dies_inside_a_verb_answers_it) {
+  faults("crash=vm.resize");
+  create(spec());
+  auto answer = ask(virtio_call(128 * mib));
+  EXPECT_EQ(answer.error().code(), "vmm_died") << answer.error().text();
+  EXPECT_NE(answer.error().text().find("exited with status 1"), std::string::npos) << answer.error().text();
+  news->await(v1::VmEvent::KIND_VMM_DIED);
+}
+
+TEST_F(driver_rig, one_that_dies_while_it_is_asked_to_make_the_vm_leaves_nothing) {
+  for (const char* fault : {"crash=vmm.ping", "crash=vm.create", "crash=vm.boot", "garbage=vmm.ping"}) {
+    faults(fault);
+    auto answer = ask(create_call(spec(), 3'000));
+    EXPECT_TRUE(answer.has_error()) << fault;
+    EXPECT_EQ(inspect().state(), v1::VM_STATE_ABSENT) << fault << ": " << answer.error().text();
+    EXPECT_EQ(names_in(top + "/ch"), std::vector<std::string>{}) << fault;
+    EXPECT_EQ(names_in(top + "/s/a"), std::vector<std::string>{}) << fault;
+  }
+}
+
+TEST_F(driver_rig, one_that_is_held_by_a_signal_answers_nothing_and_is_ended_all_the_same) {
+  auto made = create(spec());
+  ::kill(static_cast<pid_t>(made.vmm_pid()), SIGSTOP);
+  while (process_state(static_cast<pid_t>(made.vmm_pid())) != 'T') {
+  }
+  auto seen = inspect();
+  EXPECT_NE(seen.stale_reason().find("SIGCONT"), std::string::npos) << seen.stale_reason();
+  EXPECT_EQ(seen.boot_bytes(), 512 * mib);
+  EXPECT_EQ(ask(virtio_call(128 * mib)).error().code(), "backend_refused");
+  EXPECT_EQ(destroy().state(), v1::VM_STATE_ABSENT);
+  EXPECT_TRUE(process_is_gone(made));
+}
+
+TEST_F(driver_rig, one_that_hangs_is_late_not_dead_and_destroy_kills_it) {
+  faults("hang=vm.resize");
+  auto made = create(spec());
+  v1::BackendCall step = virtio_call(128 * mib);
+  step.mutable_apply_memory_step()->set_deadline_ms(700);
+  EXPECT_EQ(ask(step).error().code(), "outcome_unknown");
+  auto seen = inspect("a", 700);
+  EXPECT_FALSE(seen.stale_reason().empty());
+  EXPECT_EQ(seen.state(), v1::VM_STATE_RUNNING);
+  EXPECT_EQ(news->count(v1::VmEvent::KIND_VMM_DIED), 0u);
+  EXPECT_EQ(good(ask(destroy_call("a", 1'000))).state(), v1::VM_STATE_ABSENT);
+  EXPECT_TRUE(process_is_gone(made));
+}
+
+TEST_F(driver_rig, one_that_ends_before_its_last_answer_is_out_has_ended_well) {
+  faults("exit_before_reply=vmm.shutdown");
+  create(spec());
+  EXPECT_EQ(destroy().state(), v1::VM_STATE_ABSENT);
+}
+
+TEST_F(driver_rig, one_that_hangs_at_its_end_is_killed) {
+  faults("hang=vmm.shutdown");
+  auto made = create(spec());
+  EXPECT_EQ(good(ask(destroy_call("a", 2'000))).state(), v1::VM_STATE_ABSENT);
+  EXPECT_TRUE(process_is_gone(made));
+}
+
+TEST_F(driver_rig, odd_replies_are_survived) {
+  for (const char* fault : {"slow=vm.info", "partial=vm.info:3", "garbage=vm.info:3", "full=1"}) {
+    faults(fault);
+    auto answer = ask(create_call(spec(), 3'000));
+    if (!answer.has_error()) {
+      EXPECT_EQ(inspect().state(), v1::VM_STATE_RUNNING) << fault;
+    }
+    EXPECT_EQ(destroy().state(), v1::VM_STATE_ABSENT) << fault;
+    fs::create_directories(top + "/s/a");
+  }
+}
+
+TEST_F(driver_rig, events_that_are_lost_do_not_matter_in_the_end) {
+  faults("events_lost=1");
+  create(spec());
+  good(ask(attach_call("data")));
+  good(ask(detach_call("data")));
+  until([](const auto& s) { return s.devices_size() == 0; });
+  EXPECT_EQ(news->await(v1::VmEvent::KIND_DEVICE_REMOVED).device_id(), "data");
+}
+
+// ---- a later engine ----
+
+TEST_F(driver_rig, a_later_engine_finds_the_vm_and_what_happened_meanwhile) {
+  auto made = create(spec());
+  good(ask(virtio_call(512 * mib)));
+  good(ask(vcpus_call(2)));
+  drop_driver();
+  new_driver();
+  EXPECT_EQ(list(), std::vector<std::string>{"a"});
+  auto seen = until([](const auto& s) { return s.plugged_bytes() == 512 * mib; });
+  EXPECT_EQ(seen.vmm_pid(), made.vmm_pid());
+  EXPECT_EQ(seen.plugged_vcpus(), 2u);
+  EXPECT_EQ(seen.channels().agent(), made.channels().agent());
+  EXPECT_EQ(create(spec()).vmm_pid(), made.vmm_pid()) << "the same creation again is this VM";
+
+  drop_driver();
+  ::kill(static_cast<pid_t>(made.vmm_pid()), SIGKILL);
+  while (!process_is_gone(made)) {
+  }
+  new_driver();
+  seen = inspect();
+  EXPECT_EQ(seen.state(), v1::VM_STATE_STOPPED);
+  EXPECT_EQ(seen.stop_reason().rfind("vmm died", 0), 0u) << seen.stop_reason();
+}
+
+TEST_F(driver_rig, a_later_engine_knows_a_guest_that_shut_down_by_itself) {
+  faults("guest_poweroff_ms=300");
+  auto made = create(spec());
+  drop_driver();
+  while (!process_is_gone(made)) {
+  }
+  new_driver();
+  EXPECT_EQ(inspect().stop_reason(), "guest shut down");
+}
+
+TEST_F(driver_rig, a_vmm_that_was_started_but_not_yet_written_down_is_found) {
+  auto made = create(spec());
+  drop_driver();
+  records store{top + "/ch"};
+  auto all = store.all();
+  ASSERT_EQ(all.size(), 1u);
+  all[0].pid = 0;
+  all[0].start_ticks = 0;
+  all[0].booted = false;
+  ASSERT_EQ(store.save(all[0]), "");
+  new_driver();
+  EXPECT_EQ(list(), std::vector<std::string>{"a"});
+  EXPECT_EQ(destroy().state(), v1::VM_STATE_ABSENT);
+  EXPECT_TRUE(process_is_gone(made));
+}
+
+TEST_F(driver_rig, what_an_engines_end_interrupts_is_answered) {
+  faults("boot_delay_ms=30000");
+  new_driver();
+  auto booting = begin(create_call(spec()));
+  inspect("a", 100);
+  at->end();
+  EXPECT_EQ(booting.get().error().code(), "backend_lost");
+  at.reset();
+}
+
+} // namespace
+} // namespace caisson::cloud_hypervisor
