@@ -47,8 +47,16 @@ struct guest_files {
 };
 
 /// Looked for in the option, else $CAISSON_GUEST_DIR (each itself or its subdirectory ARCHITECTURE; no other place is
-/// taken instead), else beside the programs (build tree and installation). Error: host_missing, with how to make it.
+/// taken instead), else beside the programs (build tree and installation), else in made_guest_directory(). Error:
+/// host_missing, with how to make it.
 std::variant<guest_files, v1::Error> find_guest(std::string_view architecture, const options& o, const directories& where);
+
+/// Where a guest that is not there is made before the first start: in the build tree, else in the cache directory, by
+/// version, since its agent belongs to these programs.
+std::string made_guest_directory(std::string_view architecture, const directories& where);
+
+/// The build tree that these programs stand in; "" for an installation.
+std::string build_tree(const directories& where);
 
 /// The way to `path`, links resolved, what is not there yet appended as it is. `why` is set where a directory on the way
 /// (or the last one) can be bent by others.

@@ -37,6 +37,18 @@ std::string text_of_key(const nlohmann::json& manifest, const char* key) {
 
 } // namespace
 
+std::string build_tree(const directories& where) {
+  auto above = fs::path{where.programs}.parent_path();
+  std::error_code error;
+  return fs::is_regular_file(above / "CMakeCache.txt", error) ? above.string() : std::string{};
+}
+
+std::string made_guest_directory(std::string_view architecture, const directories& where) {
+  if (const auto build = build_tree(where); !build.empty())
+    return fmt::format("{}/guest/{}", build, architecture);
+  return where.cache.empty() ? std::string{} : fmt::format("{}/guest-{}/{}", where.cache, CAISSON_VERSION, architecture);
+}
+
 std::variant<guest_files, v1::Error> find_guest(std::string_view architecture, const options& o, const directories& where) {
   const auto* variable = std::getenv("CAISSON_GUEST_DIR");
   const bool by_option = !o.guest_directory.empty();
@@ -49,6 +61,8 @@ std::variant<guest_files, v1::Error> find_guest(std::string_view architecture, c
     fs::path programs = where.programs;
     for (const char* step : {"../guest", "../share/caisson/guest", "../../share/caisson/guest"})
       candidates.push_back((programs / step / architecture).lexically_normal());
+    if (fs::path made = made_guest_directory(architecture, where); !made.empty() && made != candidates.front())
+      candidates.push_back(made);
   }
   std::string looked;
   std::error_code error;
@@ -83,15 +97,18 @@ std::variant<guest_files, v1::Error> find_guest(std::string_view architecture, c
   }
   if (looked.empty())
     looked = candidates.front().string() + " (no such directory)";
+  auto out = candidates.front().string();
+  if (auto made = made_guest_directory(architecture, where); !made.empty() && !by_option && !by_variable)
+    out = made;
   return error_message(
       ec::host_missing,
-      fmt::format("no guest for {}: looked in {}{}. Make it with `guest/image/build --arch {} --out {}` "
-                  "(./scripts/quickstart does), or say where it is with CAISSON_GUEST_DIR",
+      fmt::format("no guest for {}: looked in {}{}. Make it with `guest/image/build --arch {} --out {}` (caisson run and "
+                  "./scripts/quickstart do), or say where it is with CAISSON_GUEST_DIR",
                   architecture, looked,
                   by_option     ? ", the directory that was given"
                   : by_variable ? ", from CAISSON_GUEST_DIR"
                                 : "",
-                  architecture, candidates.front().string()));
+                  architecture, out));
 }
 
 } // namespace caisson::engine

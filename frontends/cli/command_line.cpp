@@ -84,6 +84,7 @@ int run(int argc, const char* const* argv) {
   add_resize_verb(app, context);
   add_events_verb(app, context);
   add_check_verb(app, context);
+  add_backends_verb(app, context);
   add_config_commands(app);
   add_firmware_commands(app, context);
   add_global_options(app, context.global);

@@ -54,6 +54,7 @@ void add_sandbox_verbs(CLI::App& app, command_context& c);
 void add_resize_verb(CLI::App& app, command_context& c);
 void add_events_verb(CLI::App& app, command_context& c);
 void add_check_verb(CLI::App& app, command_context& c);
+void add_backends_verb(CLI::App& app, command_context& c);
 void add_firmware_commands(CLI::App& app, command_context& c);
 
 /// The whole program but main(): parses, runs, shows what went wrong, gives the exit status.

@@ -83,7 +83,7 @@ host_check guest(const engine::options& o, const engine::directories& d) {
     return {.name = "Caisson's guest", .found = true, .text = files->directory};
   return {.name = "Caisson's guest",
           .text = std::get<v1::Error>(found).text(),
-          .mend = "cmake --build --preset release --target guest_image"};
+          .mend = "caisson run makes it; cmake --build --preset release --target guest_image does the same"};
 }
 
 host_check kvm() {

@@ -2,7 +2,10 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <ctime>
+#include <utility>
+#include <vector>
 
 #include "frontends/cli/output.hpp"
 #include "messages/validate.hpp"
@@ -178,6 +181,34 @@ std::string show_operation_line(const v1::Operation& o) {
     out += fmt::format(", processors {} of {}", o.vcpus().online(), asked_cpus(o));
   if (!o.why().empty())
     out += ": " + escape_guest_text(o.why(), 300);
+  return out;
+}
+
+std::string show_capabilities(const v1::Capabilities& p, const std::string& indent) {
+  auto yes = [](bool can, const std::string& why_not) {
+    return can ? std::string{"yes"} : "no" + (why_not.empty() ? "" : ": " + why_not);
+  };
+  auto with = [](const std::string& text, const std::string& more) { return more.empty() ? text : text + "; " + more; };
+  const auto dimm = fmt::format("yes, blocks of {}, at most {}", show_bytes(p.dimm_block_bytes()), p.dimm_max_slots());
+  const auto devices = std::string{p.disks() ? "disks " : ""} + (p.nets() ? "nets " : "") + (p.shares() ? "shares " : "");
+  std::vector<std::pair<std::string, std::string>> rows{
+      {"hypervisor", p.backend() + (p.vmm_version().empty() ? "" : ", " + p.vmm_version()) + ", " + p.architecture()},
+      {"accelerator", p.accelerator() + (p.accelerator_reason().empty() ? "" : ": " + p.accelerator_reason())},
+      {"memory by DIMM", p.dimm() ? (p.dimm_unplug() ? dimm
+                                                     : with(dimm + "; never taken out again", p.dimm_why_not()))
+                                  : yes(false, p.dimm_why_not())},
+      {"memory by virtio-mem",
+       p.virtio_mem() ? fmt::format("yes, granules of {}", show_bytes(p.virtio_mem_granule_bytes()))
+                      : yes(false, p.virtio_mem_why_not())},
+      {"processors", with(with(std::string{p.vcpu_plug() ? "plugged" : "fixed"} +
+                                   (p.vcpu_unplug() ? " and unplugged" : "") + " while it runs",
+                               p.vcpu_plug_why_not()),
+                          p.vcpu_unplug_why_not())},
+      {"devices", devices.empty() ? yes(false, p.devices_why_not()) : with(devices.substr(0, devices.size() - 1), p.devices_why_not())},
+      {"free page reporting", yes(p.free_page_reporting(), {})}};
+  std::string out;
+  for (const auto& [name, text] : rows)
+    out += indent + name + std::string(22 - std::min<std::size_t>(name.size(), 20), ' ') + text + "\n";
   return out;
 }
 

@@ -4,6 +4,7 @@
 
 #include <string>
 
+#include "messages/backend.pb.h"
 #include "messages/sandbox.pb.h"
 
 namespace caisson::cli {
@@ -15,6 +16,7 @@ std::string show_list(const v1::SandboxList& l);
 std::string show_operation(const v1::Operation& o);      ///< asked, plugged, guest; how it ended and why
 std::string show_plan(const v1::Operation& o);           ///< of a dry run
 std::string show_operation_line(const v1::Operation& o); ///< one line, for progress
+std::string show_capabilities(const v1::Capabilities& p, const std::string& indent); ///< a line each
 std::string show_event(const v1::Event& e);              ///< one line
 
 } // namespace caisson::cli

@@ -10,6 +10,7 @@
 #include "frontends/cli/host_checks.hpp"
 #include "frontends/cli/output.hpp"
 #include "frontends/cli/progress.hpp"
+#include "frontends/cli/show.hpp"
 #include "frontends/grpc/door_error.hpp"
 #include "messages/validate.hpp"
 
@@ -29,27 +30,6 @@ answer<v1::Capabilities> ask_engine(const command_context& c, const std::string&
   } catch (const failed& f) {
     return f.error;
   }
-}
-
-std::string show_capabilities(const v1::Capabilities& p) {
-  auto yes = [](bool can, const std::string& why_not) {
-    return can ? std::string{"yes"} : "no" + (why_not.empty() ? "" : ": " + why_not);
-  };
-  std::vector<std::vector<std::string>> rows{
-      {"hypervisor", p.backend() + (p.vmm_version().empty() ? "" : ", " + p.vmm_version()) + ", " + p.architecture()},
-      {"accelerator", p.accelerator() + (p.accelerator_reason().empty() ? "" : ": " + p.accelerator_reason())},
-      {"memory by DIMM", p.dimm() ? "yes, blocks of " + show_bytes(p.dimm_block_bytes()) + ", at most " +
-                                        std::to_string(p.dimm_max_slots()) +
-                                        (p.dimm_unplug() ? "" : "; never taken out again")
-                                  : yes(false, p.dimm_why_not())},
-      {"memory by virtio-mem", p.virtio_mem() ? "yes, granules of " + show_bytes(p.virtio_mem_granule_bytes())
-                                              : yes(false, p.virtio_mem_why_not())},
-      {"processors", std::string{p.vcpu_plug() ? "plugged" : "fixed"} + (p.vcpu_unplug() ? " and unplugged" : "") +
-                         " while it runs" + (p.vcpu_unplug_why_not().empty() ? "" : "; " + p.vcpu_unplug_why_not())}};
-  std::string out;
-  for (const auto& row : rows)
-    out += "        " + row[0] + std::string(22 - std::min<std::size_t>(row[0].size(), 20), ' ') + row[1] + "\n";
-  return out;
 }
 
 int check_verb(const command_context& c, const std::string& config) {
@@ -91,7 +71,7 @@ int check_verb(const command_context& c, const std::string& config) {
       const auto& p = std::get<v1::Capabilities>(asked);
       report["capabilities"] = nlohmann::json::parse(to_json(p));
       if (!c.global.json)
-        write_all(1, "ok      hypervisor\n" + show_capabilities(p));
+        write_all(1, "ok      hypervisor\n" + show_capabilities(p, "        "));
     }
   }
   report["ready"] = ready;

@@ -9,6 +9,7 @@
 
 #include "frontends/cli/arguments.hpp"
 #include "frontends/cli/command_line.hpp"
+#include "frontends/cli/guest_build.hpp"
 #include "frontends/cli/output.hpp"
 #include "frontends/cli/progress.hpp"
 #include "frontends/cli/session.hpp"
@@ -29,6 +30,7 @@ struct run_options {
   std::string config, name, memory, cpus, memory_method, hypervisor, architecture;
   std::vector<std::string> annotations, words;
   bool detach = false;
+  bool no_guest_build = false;
   process_options process;
 };
 
@@ -124,16 +126,17 @@ int run_verb(const command_context& c, const run_options& o) {
          "run: --detach starts a sandbox without a command; give either --detach (and then caisson exec "
          "NAME -- CMD), or -- CMD without --detach");
   if (o.detach)
-    return run_detached(c, create);
+    return with_guest(c, create, !o.no_guest_build, [&] { return run_detached(c, create); });
   if (command.empty())
     fail("invalid_argument",
          "run: what is the sandbox to do? Give a command (caisson run -- cat /proc/meminfo: the sandbox "
          "goes when it ends), or --detach for a sandbox that stays");
   v1::ExecRequest request;
   *request.mutable_start() = start_of(command, o.process);
-  *request.mutable_create() = std::move(create);
-  return run_session(c, std::move(request),
-                     {.stdin_attached = true, .terminal = o.process.terminal, .owns_sandbox = true});
+  *request.mutable_create() = create;
+  return with_guest(c, create, !o.no_guest_build, [&] {
+    return run_session(c, request, {.stdin_attached = true, .terminal = o.process.terminal, .owns_sandbox = true});
+  });
 }
 
 int exec_verb(const command_context& c, const exec_options& o) {
@@ -178,6 +181,7 @@ void add_run_verbs(CLI::App& app, command_context& c) {
   verb->add_option("--hypervisor", run->hypervisor, "Instead of the configuration's")->type_name("NAME");
   verb->add_option("--arch", run->architecture, "Of the guest: x86_64 or aarch64, instead of the configuration's")
       ->type_name("ARCH");
+  verb->add_flag("--no-guest-build", run->no_guest_build, "Where there is no guest of that architecture, do not make it");
   verb->add_option("--annotation", run->annotations, "An io.katacontainers.config.* annotation; may be given again")
       ->type_name("KEY=VALUE")
       ->allow_extra_args(false);

@@ -36,7 +36,9 @@ def run(command, may_fail=False, **kwargs):
     try:
         return subprocess.run(command, check=not may_fail, capture_output=True, text=True, **kwargs).stdout
     except FileNotFoundError:
-        raise BuildError(f"{command[0]} is not installed (packages: apt, dpkg, binutils)") from None
+        name = os.fspath(command[0])
+        package = "binutils-aarch64-linux-gnu" if name.startswith("aarch64-linux-gnu-") else "apt, dpkg or binutils"
+        raise BuildError(f"{name} is not installed (package: {package})") from None
     except subprocess.CalledProcessError as error:
         raise BuildError(f"'{' '.join(map(str, command))}' failed: {(error.stderr or error.stdout).strip()[-2000:]}") from None
 

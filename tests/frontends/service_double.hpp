@@ -41,7 +41,7 @@ private:
   bool flooding_ = false, ended_ = false;
 };
 
-class service_double final : public engine::service {
+class service_double : public engine::service {
 public:
   /// Says that something happened, for wait_for().
   void note(std::string what);

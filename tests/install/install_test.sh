@@ -19,7 +19,7 @@ mv "$place/first" "$place/moved"
 prefix=$place/moved
 
 for file in bin/caisson bin/caissond libexec/caisson/caisson-backend-qemu include/caisson/engine.hpp \
-  share/caisson/configuration.toml share/man/man1/caisson.1 "$libdir/libcaisson.so" "$libdir/pkgconfig/caisson.pc" \
+  share/caisson/configuration.toml share/caisson/guest-build/build share/caisson/guest-build/debian.py share/man/man1/caisson.1 "$libdir/libcaisson.so" "$libdir/pkgconfig/caisson.pc" \
   "$libdir/cmake/Caisson/CaissonConfig.cmake"; do
   [ -e "$prefix/$file" ] || fail "$file is not installed"
 done

@@ -55,7 +55,7 @@ _caisson() {
   fi
   local options=
   case $verb in
-  run) options='--config --name --detach --memory --cpus --memory-method --arch --hypervisor --annotation --interactive --terminal
+  run) options='--config --name --detach --memory --cpus --memory-method --arch --hypervisor --no-guest-build --annotation --interactive --terminal
     --env --workdir' ;;
   exec) options='--interactive --terminal --env --workdir' ;;
   resize) options='--memory --cpus --dry-run --no-wait' ;;

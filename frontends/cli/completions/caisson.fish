@@ -38,6 +38,7 @@ complete -c caisson -n '__fish_seen_subcommand_from run resize' -l cpus -x -d 'P
 complete -c caisson -n '__fish_seen_subcommand_from run' -l memory-method -x -a 'auto dimm virtio-mem' -d 'How memory is plugged'
 complete -c caisson -n '__fish_seen_subcommand_from run' -l arch -x -a 'x86_64 aarch64' -d 'Guest architecture'
 complete -c caisson -n '__fish_seen_subcommand_from run' -l hypervisor -x -d 'Hypervisor'
+complete -c caisson -n '__fish_seen_subcommand_from run' -l no-guest-build -d 'Make no missing guest'
 complete -c caisson -n '__fish_seen_subcommand_from run' -l annotation -x -d 'KEY=VALUE'
 complete -c caisson -n '__fish_seen_subcommand_from run exec' -s i -l interactive -d 'Pass standard input on'
 complete -c caisson -n '__fish_seen_subcommand_from run exec' -s t -l terminal -d 'Give the command a terminal'
