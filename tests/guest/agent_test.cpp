@@ -13,6 +13,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <fstream>
 #include <string>
 #include <vector>
 
@@ -154,12 +155,10 @@ TEST_F(agent, one_blocked_command_does_not_hold_up_another) {
 }
 
 TEST_F(agent, reports_the_exit_though_a_child_holds_the_pipes) {
-  const auto started = std::chrono::steady_clock::now();
   auto& c = shell("echo before; (sleep 30; echo late) & exit 3");
-  ASSERT_TRUE(client_->finish(c, patience));
+  ASSERT_TRUE(client_->finish(c, patience)) << "patience is shorter than the child's sleep";
   EXPECT_EQ(c.exited->exit_code(), 3);
   EXPECT_EQ(c.output, "before\n");
-  EXPECT_LT(std::chrono::steady_clock::now() - started, 10s);
 }
 
 TEST_F(agent, reports_the_exit_though_a_child_writes_for_ever) {
@@ -172,11 +171,16 @@ TEST_F(agent, reports_the_exit_though_a_child_writes_for_ever) {
 }
 
 TEST_F(agent, says_when_standard_input_is_read_no_more) {
-  auto& c = shell("exec 0<&-; echo closed; sleep 0.3; echo done");
+  char directory[] = "/tmp/caisson-agent-test-XXXXXX";
+  ASSERT_NE(::mkdtemp(directory), nullptr);
+  const std::string go_on = std::string{directory} + "/go-on";
+  auto& c = shell("exec 0<&-; echo closed; while [ ! -e " + go_on + " ]; do sleep 0.05; done; echo done");
   ASSERT_TRUE(client_->wait(patience, [&] { return c.output.find("closed") == 0; }));
   ASSERT_TRUE(client_->write(c, std::string(1'000'000, 'x'), patience));
   EXPECT_EQ(client_->stopped, std::vector<std::uint32_t>{c.in});
+  std::ofstream{go_on}.close();
   ASSERT_TRUE(client_->finish(c, patience));
+  std::filesystem::remove_all(directory);
   EXPECT_EQ(c.exited->exit_code(), 0);
 }
 

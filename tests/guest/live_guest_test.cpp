@@ -225,7 +225,7 @@ TEST_F(live, h_onlines_plugged_memory_and_lets_it_go) {
   const auto never = client_->ask(await_memory(before + 1, 0, 300), patience);
   ASSERT_TRUE(never && never->has_facts());
   EXPECT_EQ(never->facts().memory().mem_total_bytes(), before);
-  EXPECT_GE(std::chrono::steady_clock::now() - started, 300ms);
+  EXPECT_GE(std::chrono::steady_clock::now() - started, 250ms) << "the guest's clock is not quite ours";
 }
 
 TEST_F(live, h_follows_virtio_mem_in_small_steps) {
