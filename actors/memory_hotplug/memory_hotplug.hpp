@@ -115,7 +115,7 @@ struct automatic_memory {
   autosizer sizer;
   v1::AutosizePolicy policy;
   std::uint64_t own_use_bytes = 0; ///< of the guest without its workload
-  std::uint64_t high_bytes = 0;    ///< memory.high of the workload, as it was last set
+  std::uint64_t high_bytes = 0;    ///< memory.high of the workload, as the guest last said
   std::uint64_t timer = 0;         ///< of the next look; 0: none is set
   bool wishing = false;            ///< a wish has no answer yet
   bool following = false;          ///< the operation of a wish has begun and its end was not looked at yet
@@ -143,6 +143,7 @@ struct state {
   v1::GuestFeatures features;
   std::uint64_t guest_block_bytes = 0;
   std::uint64_t workload_bytes = 0, workload_max_bytes = 0; ///< the guest's claims
+  bool lifting = false;                                     ///< a limit that nobody wants is being taken away
   bool cannot_offline = false;                              ///< the agent does not know OfflineMemory
   ledger book;
   automatic_memory automatic;

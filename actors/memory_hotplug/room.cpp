@@ -190,16 +190,13 @@ void undo_room(self_ptr self, const change& c) {
   }
   const auto total = st.book.guest_total_bytes();
   const bool follows = st.workload_max_bytes > 0 && c.total_at_start > 0 && total != c.total_at_start;
+  const auto& a = st.automatic;
   if (!st.features.workload_cgroup() || (!c.limited && !follows))
     return;
   v1::AgentRequest limits;
-  if (c.limited) {
-    auto& a = st.automatic;
-    a.high_bytes = a.policy.enabled()
-                       ? workload_high_bytes(total, st.book.guest_boot_total_bytes(), a.own_use_bytes)
-                       : 0;
-    limits.mutable_set_workload_limits()->set_high_bytes(a.high_bytes);
-  }
+  if (c.limited)
+    limits.mutable_set_workload_limits()->set_high_bytes(
+        a.policy.enabled() ? workload_high_bytes(total, st.book.guest_boot_total_bytes(), a.own_use_bytes) : 0);
   if (follows) {
     const auto max = total > c.total_at_start
                          ? st.workload_max_bytes + (total - c.total_at_start)
@@ -207,6 +204,18 @@ void undo_room(self_ptr self, const change& c) {
     limits.mutable_set_workload_limits()->set_max_bytes(std::max(max, least_room_bytes));
   }
   tell_guest(std::move(limits));
+}
+
+void lift_left_over(self_ptr self) {
+  auto& st = self->state;
+  if (st.running || st.lifting || !st.ready || st.automatic.policy.enabled() || st.automatic.high_bytes == 0)
+    return;
+  st.lifting = true;
+  v1::AgentRequest limits;
+  limits.mutable_set_workload_limits()->set_high_bytes(0);
+  self->request(st.agent, st.set.agent_timeout, std::move(limits))
+      .then([self](const v1::AgentReply&) { self->state.lifting = false; },
+            [self](caf::error&) { self->state.lifting = false; });
 }
 
 } // namespace caisson::memory_hotplug

@@ -22,6 +22,9 @@ v1::ResizePlan to_proto(const state& st, const plan& p);
 void apply(self_ptr self, const v1::VmObserved& seen);
 void apply(self_ptr self, const v1::AgentFacts& facts);
 
+/// A limit of the workload that nobody wants, of a change whose last request was lost, goes.
+void lift_left_over(self_ptr self);
+
 /// Tells the listener where a figure has moved.
 void tell(self_ptr self);
 

@@ -69,8 +69,11 @@ situation situation_of(const state& st, const change* for_change) {
     s.can_shrink = st.capabilities.virtio_mem_shrink();
   }
   if (!s.can_shrink)
-    s.why_no_shrink = fmt::format("{} does not unplug it",
-                                  st.capabilities.backend().empty() ? "this VMM" : st.capabilities.backend());
+    s.why_no_shrink = is_dimm(st) && !st.capabilities.dimm_why_not().empty()
+                          ? st.capabilities.dimm_why_not()
+                          : fmt::format("{} does not unplug it", st.capabilities.backend().empty()
+                                                                     ? "this VMM"
+                                                                     : st.capabilities.backend());
   if (for_change)
     s.stubborn = for_change->stubborn;
   return s;
@@ -140,7 +143,9 @@ void apply(self_ptr self, const v1::AgentFacts& facts) {
   st.guest_block_bytes = m.block_size_bytes();
   st.workload_bytes = std::min(m.workload_bytes(), absurd_bytes);
   st.workload_max_bytes = std::min(m.workload_max_bytes(), absurd_bytes);
+  st.automatic.high_bytes = m.workload_high_bytes();
   st.book.guest_says(m.mem_total_bytes(), m.mem_available_bytes(), m.offline_blocks());
+  lift_left_over(self);
   tell(self);
 }
 
