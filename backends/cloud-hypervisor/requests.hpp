@@ -119,7 +119,7 @@ std::string violation(const request& what);
 /// How releases differ, as far as a client sees it. One row holds from its `major` to the next row's.
 struct version_facts {
   int major = 0;
-  std::string_view name;                       ///< "v53"
+  std::string_view name;                       ///< for people: "v53", "v47 to v51"
   bool errors_are_arrays = true;               ///< v47; before: plain text
   bool pending_vcpu_removal_is_429 = true;     ///< v46; before: 500
   bool boot_of_paused_resumes = false;         ///< up to v51

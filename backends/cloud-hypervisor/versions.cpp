@@ -12,11 +12,11 @@ constexpr std::size_t large_body = 4 << 20;
 
 // clang-format off
 constexpr std::array facts{
-    version_facts{.major = 42, .name = "v42", .errors_are_arrays = false, .pending_vcpu_removal_is_429 = false,
+    version_facts{.major = 42, .name = "v42 to v45", .errors_are_arrays = false, .pending_vcpu_removal_is_429 = false,
                   .boot_of_paused_resumes = true, .second_net_remove_kills = true, .most_request_body_bytes = small_body},
     version_facts{.major = 46, .name = "v46", .errors_are_arrays = false, .boot_of_paused_resumes = true,
                   .second_net_remove_kills = true, .most_request_body_bytes = small_body},
-    version_facts{.major = 47, .name = "v47", .boot_of_paused_resumes = true, .second_net_remove_kills = true,
+    version_facts{.major = 47, .name = "v47 to v51", .boot_of_paused_resumes = true, .second_net_remove_kills = true,
                   .most_request_body_bytes = small_body},
     version_facts{.major = 52, .name = "v52", .no_shutdown_option = true, .actual_size_counts_virtio_mem = true,
                   .second_net_remove_kills = true, .most_request_body_bytes = small_body},
