@@ -64,6 +64,7 @@ void ledger::settle(const info_reply& info, bool actual_counts) {
     if (!device(d.id))
       devices.push_back({.id = d.id, .kind = d.kind});
     device(d.id)->address = d.bdf;
+    device(d.id)->source = d.host;
   }
 }
 

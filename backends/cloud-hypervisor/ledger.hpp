@@ -33,6 +33,7 @@ struct held_device {
   std::string kind; ///< "disk", "net", "share"
   bool leaving = false;
   std::string address; ///< "0000:00:05.0"; empty where the VMM does not tell
+  std::string source = {}; ///< what stands behind it, as the VMM says; empty as long as it was not asked
 };
 
 struct ledger {

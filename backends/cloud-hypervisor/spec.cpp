@@ -155,6 +155,9 @@ std::variant<vm_config, problem> config_of(const v1::VmSpec& spec) {
     return problem{"out_of_range", std::to_string(spec.boot_vcpus()) + " vCPUs at boot and at most " +
                                        std::to_string(spec.max_vcpus()) + ": expected 1 to " +
                                        std::to_string(most_vcpus) + ", and no fewer at most than at boot"};
+  if (spec.boot_bytes() == 0 || spec.max_bytes() < spec.boot_bytes())
+    return problem{"out_of_range", "max_bytes " + std::to_string(spec.max_bytes()) + " is below boot_bytes " +
+                                       std::to_string(spec.boot_bytes()) + ", or there is no memory at boot at all"};
   if (!spec.cpu_features().empty())
     return problem{"unsupported", "cpu_features = " + quoted(spec.cpu_features()) +
                                       ": Cloud Hypervisor gives a guest the host's processor as it is; leave it empty"};

@@ -64,6 +64,9 @@ void machine::plug_dimm(const call_ptr& call, const plugged_dimm& dimm) {
       return self->refuse(call, {"backend_refused", "DIMM of " + std::to_string(dimm.size_bytes) +
                                                         " bytes: expected an id and a multiple of " +
                                                         bytes_text(dimm_block_bytes)});
+    if (book.dimms.size() >= spec.memory_slots())
+      return self->refuse(call, {"backend_refused", "no slot is left: the VM was made with " +
+                                                        std::to_string(spec.memory_slots()) + " (VmSpec.memory_slots)"});
     if (book.dimms.size() >= dimm_slots)
       return self->refuse(call, {"backend_refused", "no slot is left: Cloud Hypervisor plugs memory by ACPI 8 times in the "
                                                     "life of a VM, and it has; virtio-mem knows no slots"});
@@ -219,7 +222,7 @@ void machine::pause(const call_ptr& call, bool paused) {
 
 void machine::attach(const call_ptr& call, const std::string& id, const char* kind, request add) {
   if (!valid_id(id))
-    return refuse(call, {"backend_refused", std::string{kind} + " \"" + escaped_text(id, 64) +
+    return refuse(call, {"invalid_argument", std::string{kind} + " \"" + escaped_text(id, 64) +
                                                 "\": expected an id of 1 to 32 of a-z 0-9 -"});
   if (const auto& path = call->what.attach().disk().path(); call->what.attach().has_disk()) {
     const bool read_only = call->what.attach().disk().read_only();
@@ -227,6 +230,9 @@ void machine::attach(const call_ptr& call, const std::string& id, const char* ki
       return refuse(call, {"host_missing", "disk image \"" + escaped_text(path, 200) + "\" cannot be opened: " +
                                                std::strerror(errno)});
   }
+  if (const auto& attach = call->what.attach(); attach.has_net())
+    if (auto why = tap_problem(attach.net().tap_name()); !why.empty())
+      return refuse(call, {"host_missing", "net " + escaped_text(id, 64) + ": " + why});
   read_back(call, [self = shared_from_this(), call, id, kind = std::string{kind}, add](v1::VmObserved seen) {
     if (!self->alive())
       return self->refuse(call, self->ended_problem());
@@ -236,6 +242,12 @@ void machine::attach(const call_ptr& call, const std::string& id, const char* ki
       if (there->leaving)
         return self->refuse(call, {"backend_refused", kind + " " + id + " is still leaving the VM; try again when it has "
                                                                         "left, or use another id"});
+      const auto& asked = call->what.attach();
+      const auto& source = asked.has_disk() ? asked.disk().path() : asked.net().tap_name();
+      if (there->kind != kind || (!there->source.empty() && there->source != source))
+        return self->refuse(call, {"already_exists", "a " + there->kind + " with the id " + id + " is there already, over " +
+                                                         escaped_text(there->source, 200) +
+                                                         "; choose another id or detach it first"});
       call->succeed(std::move(seen));
       return self->end_verb(call);
     }
