@@ -59,7 +59,9 @@ void driver::must(virDomainPtr domain, int rc, const std::string& doing) {
   auto why = library_failure(doing);
   if (virDomainIsActive(domain) != 1)
     throw failure("vmm_died", std::string{why.what()} + "; the VM has ended meanwhile");
-  throw failure(why.code() == "unsupported" ? "backend_refused" : why.code(), why.what());
+  // host_io: the monitor broke, which of a VMM that is being killed is seen before its end.
+  throw failure(why.code() == "unsupported" ? "backend_refused" : why.code() == "host_io" ? "outcome_unknown" : why.code(),
+                why.what());
 }
 
 v1::VmObserved driver::attach(const vm_ptr& vm, const call_ptr& call, const v1::AttachDevice& asked) {

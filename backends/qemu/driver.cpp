@@ -187,7 +187,15 @@ void driver::run_verb(const vm_ptr& vm, const call_ptr& call, verb todo) {
     }
     library_clock::microseconds() = 0;
     auto answer = guarded(doing(*call), [&] {
-      auto observed = todo(vm, call);
+      v1::VmObserved observed;
+      try {
+        observed = todo(vm, call);
+      } catch (const failure& e) {
+        // libvirt only sees a monitor that has closed, which reads like a fault of the host's.
+        if (call->verb == "create" || e.code() == "vmm_died" || !vmm_has_ended(vm))
+          throw;
+        throw failure("vmm_died", std::string{e.what()} + "; the VMM has ended meanwhile");
+      }
       vm->library_us += observed.vmm_call_us() + library_clock::microseconds();
       observed.set_vmm_call_us(vm->library_us);
       return host::success(std::move(observed));
@@ -199,6 +207,18 @@ void driver::run_verb(const vm_ptr& vm, const call_ptr& call, verb todo) {
     }
     call->finish(std::move(answer));
   });
+}
+
+bool driver::vmm_has_ended(const vm_ptr& vm) {
+  process known;
+  {
+    std::lock_guard lock{vm->mutex};
+    known = vm->vmm;
+  }
+  if (known.pid == 0)
+    return false;
+  auto stat = read_stat(known.pid);
+  return !stat || stat->start_ticks != known.start_ticks || stat->state == 'Z' || stat->exiting;
 }
 
 void driver::run_aside(const call_ptr& call, std::function<v1::BackendAnswer()> todo) {

@@ -52,6 +52,8 @@ private:
 
   // driver.cpp
   void run_verb(const vm_ptr& vm, const call_ptr& call, verb todo);
+  /// The VMM that this VM had is gone, or on its way.
+  static bool vmm_has_ended(const vm_ptr& vm);
   void run_aside(const call_ptr& call, std::function<v1::BackendAnswer()> todo);
   void arm_deadline(const call_ptr& call);
   void wait_for_children();

@@ -238,7 +238,7 @@ v1::VmObserved driver::read_back(const vm_ptr& vm, virDomainPtr domain, std::chr
   }
   o.set_boot_bytes(fresh ? said.boot_bytes : document.boot_bytes);
   o.set_virtio_mem_requested_bytes(fresh ? said.memory.virtio_mem_requested_bytes : document.virtio_mem_requested_bytes);
-  o.set_plugged_vcpus(fresh ? said.vcpus : document.vcpus);
+  o.set_plugged_vcpus(fresh && said.vcpus > 0 ? said.vcpus : document.vcpus);
   return o;
 }
 

@@ -21,6 +21,7 @@ struct memory_devices {
 // Each throws failure (backend_refused) with QEMU's own words for an error answer, (internal) for what does not parse.
 memory_devices read_memory_devices(const std::string& query_memory_devices);
 std::uint64_t read_boot_bytes(const std::string& query_memory_size_summary);
+/// 0 where the machine plugs none.
 std::uint32_t read_plugged_vcpus(const std::string& query_hotpluggable_cpus);
 
 /// query-pci: where the guest sees each device that has a name, "0000:BB:DD.F". What stands behind a root port has none as

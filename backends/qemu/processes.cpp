@@ -61,6 +61,8 @@ void for_each_number(const std::string& directory, Visit visit) {
   ::closedir(d);
 }
 
+constexpr unsigned long pf_exiting = 0x4;  // linux/sched.h; field 9 of /proc/PID/stat
+
 std::string ending(const siginfo_t& info) {
   if (info.si_code == CLD_EXITED)
     return "exited with status " + std::to_string(info.si_status);
@@ -119,6 +121,8 @@ std::optional<process_stat> read_stat(pid_t pid) {
       s.state = field[0];
     else if (number == 6)
       s.session = static_cast<pid_t>(std::stol(field));
+    else if (number == 9)
+      s.exiting = (std::stoul(field) & pf_exiting) != 0;
     else if (number == 22)
       s.start_ticks = std::stoull(field);
   }

@@ -25,6 +25,7 @@ struct process_stat {
   char state = 0;
   pid_t session = 0;
   std::uint64_t start_ticks = 0;
+  bool exiting = false;  ///< it has begun to end: its descriptors may be closed already
 };
 
 /// Nothing where there is no such process.
