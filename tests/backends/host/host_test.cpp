@@ -301,6 +301,24 @@ TEST_F(backend_host, another_contract_version_is_refused) {
   EXPECT_NE(lost.text().find("version 99"), std::string::npos) << lost.text();
 }
 
+TEST_F(backend_host, a_backend_of_the_first_contract_is_refused_with_both_versions_and_what_to_read) {
+  mode("version_1");
+  auto lost = inspect(backend_of("a"), "ok");
+  EXPECT_EQ(lost.code(), ec::backend_lost);
+  EXPECT_NE(lost.text().find("version 1"), std::string::npos) << lost.text();
+  EXPECT_NE(lost.text().find("version " + std::to_string(wire_contract_version)), std::string::npos) << lost.text();
+  EXPECT_NE(lost.text().find("writing-one.md"), std::string::npos) << lost.text();
+}
+
+TEST_F(backend_host, devices_cross_the_wire) {
+  auto a = backend_of("ok");
+  auto attach = verb_for<v1::AttachDevice>("ok", 0);
+  attach.mutable_disk()->set_id("data");
+  EXPECT_FALSE(ask(a, attach).error);
+  EXPECT_FALSE(ask(a, verb_for<v1::DetachDevice>("ok", 0)).error);
+  EXPECT_EQ(ask(backend_of("never"), verb_for<v1::DetachDevice>("never", 200)).code(), ec::outcome_unknown);
+}
+
 TEST_F(backend_host, a_request_too_large_for_the_wire_is_refused_before_it_is_sent) {
   v1::CreateVm create;
   create.mutable_spec()->set_sandbox_id("ok");
@@ -355,16 +373,6 @@ TEST_F(backend_host, a_pid_that_is_another_process_by_now_is_left_alone) {
   EXPECT_FALSE(inspect(backend_of("ok"), "ok").error);
   EXPECT_FALSE(other->await_exit(0ms));
   other->kill(SIGKILL);
-}
-
-TEST_F(backend_host, a_strangers_backend_needs_only_the_wire) {
-  settings.program = STRANGERS_BACKEND;
-  auto a = backend_of("the-one");
-  auto seen = inspect(a, "the-one");
-  EXPECT_FALSE(seen.error) << seen.text();
-  EXPECT_EQ(seen.value.vmm_version(), "a stranger's VMM");
-  EXPECT_EQ(ask<v1::VmList>(a, v1::ListVms{}).value.sandbox_ids(0), "the-one");
-  EXPECT_EQ(ask(a, verb_for<v1::PauseVm>("the-one", 0)).code(), ec::unsupported);
 }
 
 TEST_F(backend_host, has_a_reactor_of_its_own_where_none_is_lent) {

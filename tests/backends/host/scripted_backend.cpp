@@ -24,7 +24,7 @@ public:
     out_->log_line("scripted\x1b[31m backend");
     v1::BackendReady ready;
     ready.set_backend("scripted");
-    ready.set_contract_version(mode_ == "version" ? 99 : 0);
+    ready.set_contract_version(mode_ == "version" ? 99 : mode_ == "version_1" ? 1 : 0);
     ready.set_library_version("none");
     return ready;
   }
