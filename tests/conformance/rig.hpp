@@ -17,18 +17,9 @@
 #include "backends/simulated/world.hpp"
 #include "reactor/reactor.hpp"
 #include "tests/conformance/guest_client.hpp"
+#include "tests/conformance/lines.hpp"
 
 namespace caisson::tests {
-
-/// One way to be a backend: a registry line, and for the simulated one what kind of hypervisor it stands for.
-struct kind {
-  std::string name;   ///< of the test
-  std::string line;   ///< of the registry
-  std::string faults; ///< fault_plan text (simulated only)
-  v1::MemoryMethod method;
-};
-
-std::ostream& operator<<(std::ostream& out, const kind& k);
 
 /// A value or an error.
 template <class T> struct reply {
@@ -56,18 +47,16 @@ struct news_box {
 
 class rig {
 public:
-  /// "" or why this kind cannot be tried here.
-  static std::string missing(const kind& k);
-
   explicit rig(const kind& k);
+  /// Looks whether anything of this rig's backend and VMs is still there: a failure of the test that made it.
   ~rig();
   rig(const rig&) = delete;
   rig& operator=(const rig&) = delete;
 
   const kind& what() const { return kind_; }
-  bool live() const { return kind_.line != "simulated"; }
+  const place& here() const { return place_; }
   /// For guest work: live guests run emulated on a shared machine.
-  std::chrono::seconds patience() const { return std::chrono::seconds{live() ? 180 : 20}; }
+  std::chrono::seconds patience() const { return std::chrono::seconds{place_.process ? 180 : 20}; }
 
   /// A VM's specification that this line can make: 256 MiB at boot, 1 vCPU at boot.
   v1::VmSpec spec(const std::string& id, std::uint64_t max_bytes, std::uint32_t slots, std::uint32_t max_vcpus);
@@ -106,12 +95,22 @@ public:
   void restart();
   /// Ends the VMM as an accident would.
   void kill_vmm(const std::string& id, const v1::VmObserved& vm);
+  /// The VMM does nothing any more until it is let go: SIGSTOP, or what stands for it.
+  void hold(const v1::VmObserved& vm);
+  void let_go(const v1::VmObserved& vm);
+  /// A raw image of 1 MiB.
+  std::string image(const std::string& name);
+  /// Makes a tap that stays as long as the rig; "" and `why_not` where the host does not let us.
+  std::string tap(std::string& why_not);
   backends::simulated::world* world() { return world_.get(); }
 
 private:
   void make_provider();
 
+  std::string left_behind() const;
+
   kind kind_;
+  place place_;
   std::string root_, run_;
   std::unique_ptr<reactor::reactor> reactor_;
   std::unique_ptr<caf::actor_system_config> config_;
@@ -120,6 +119,8 @@ private:
   std::unique_ptr<backends::provider> provider_;
   std::vector<vm_listener> listeners_;
   std::optional<v1::Capabilities> capabilities_;
+  std::vector<std::string> taps_;
+  int tap_count_ = 0;
 };
 
 } // namespace caisson::tests
