@@ -77,8 +77,11 @@ void end_operation(self_ptr self, const std::string& id) {
   op.set_ended_unix_ms(st.set.now_unix_ms());
   take_status(self, op);
   v1::JournalRecord what;
-  if (!st.finishing)
+  if (!st.finishing) {
     *what.mutable_operation() = op;
+    if (op.state() == v1::OPERATION_STATE_CANCELLED)
+      *what.mutable_upsert() = st.record; // its target, see take_target_back()
+  }
   constexpr std::string_view words[] = {"", "planned", "progress", "converged", "partly", "failed", "cancelled"};
   auto* event = what.add_events();
   *event = make_event(self, fmt::format("operation.{}", words[op.state()]), op.why());
@@ -101,6 +104,18 @@ void end_operation(self_ptr self, const std::string& id) {
   });
 }
 
+/// Nobody wants the rest of a cancelled change of memory: its actor has taken the target back, and so does the record, on
+/// which the promise of the host's memory rests.
+void take_target_back(self_ptr self, const std::string& id) {
+  auto& st = self->state;
+  for (const auto& [other, running] : st.operations)
+    if (other != id && !ended(running.operation) && running.operation.memory_asked_bytes() > 0)
+      return; // it has a target of its own
+  for (const auto& part : st.operations[id].outcomes)
+    if (part.state() == v1::OPERATION_STATE_CANCELLED && part.memory().target_bytes() > 0)
+      st.record.set_memory_target_bytes(part.memory().target_bytes());
+}
+
 void part_ended(self_ptr self, const std::string& id, v1::HotplugOutcome outcome) {
   auto at = self->state.operations.find(id);
   if (at == self->state.operations.end())
@@ -112,6 +127,7 @@ void part_ended(self_ptr self, const std::string& id, v1::HotplugOutcome outcome
   at->second.outcomes.push_back(std::move(outcome));
   if (static_cast<int>(at->second.outcomes.size()) != at->second.parts_open)
     return;
+  take_target_back(self, id);
   settle_promise(self);
   if (at->second.operation.memory_asked_bytes() > 0)
     measure_host_bytes(self, [self, id] { end_operation(self, id); });
