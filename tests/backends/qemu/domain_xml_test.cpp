@@ -361,6 +361,11 @@ TEST(monitor_reading, sums_what_is_there) {
   EXPECT_EQ(m.virtio_mem_size_bytes, 6u * mib);
   EXPECT_EQ(m.virtio_mem_requested_bytes, 8u * mib);
   EXPECT_EQ(read_boot_bytes(R"({"return":{"base-memory":268435456,"plugged-memory":0}})"), 256 * mib);
+  EXPECT_EQ(read_plugged_vcpus(
+                R"({"error":{"class":"GenericError","desc":"The feature 'query-hotpluggable-cpus' is not enabled"}})"),
+            0u)
+      << "ARM64's machine has what it was made with";
+  EXPECT_THROW(read_plugged_vcpus(R"({"error":{"class":"GenericError","desc":"something else"}})"), failure);
   EXPECT_EQ(read_plugged_vcpus(R"({"return":[{"props":{"socket-id":1},"vcpus-count":1,"type":"t"},
     {"props":{"socket-id":0},"vcpus-count":1,"qom-path":"/machine/unattached/device[0]","type":"t"}]})"), 1u);
 }
