@@ -33,8 +33,27 @@ std::optional<std::uint64_t> address_range::allocate(std::uint64_t size, std::ui
   return std::nullopt;
 }
 
-device_tree::device_tree(std::set<std::string> boot_ids)
-    : boot_ids_{std::move(boot_ids)}, low_{low_base, low_end}, high_{std::uint64_t{1} << 33, address_space - platform_area} {}
+device_tree::device_tree(std::set<std::string> boot_ids, std::uint16_t segments, std::uint64_t ram_end)
+    : boot_ids_{std::move(boot_ids)} {
+  const auto parts = [segments](std::uint64_t base, std::uint64_t end, std::uint64_t align) {
+    const auto size = (end - base) / (align * segments) * align;
+    std::vector<address_range> out;
+    for (std::uint16_t i = 0; i < segments; ++i)
+      out.emplace_back(base + i * size, i + 1 == segments ? end : base + (i + 1) * size);
+    return out;
+  };
+  const auto low = parts(low_base, low_end, 4u << 10);
+  const auto high = parts(ram_end, address_space - platform_area, std::uint64_t{4} << 30);
+  for (std::uint16_t i = 0; i < segments; ++i)
+    segments_.push_back({low[i], high[i], {}, {}});
+}
+
+std::optional<std::uint8_t> device_tree::free_slot(std::uint16_t bus_number) const {
+  for (std::uint8_t slot = 1; slot < pci_slots; ++slot)
+    if (!segments_[bus_number].slots.contains(slot) && !segments_[bus_number].reserved.contains(slot))
+      return slot;
+  return std::nullopt;
+}
 
 std::string device_tree::next_name(const std::string& prefix) {
   for (;;) {
@@ -49,7 +68,7 @@ void device_tree::add_plain(const std::string& id) {
 }
 
 bool device_tree::reserve_region(node& of, std::uint64_t size) {
-  const auto address = high_.allocate(size, region_align);
+  const auto address = segments_[of.segment].high.allocate(size, region_align);
   if (!address)
     return false;
   of.region = *address;
@@ -58,36 +77,40 @@ bool device_tree::reserve_region(node& of, std::uint64_t size) {
 }
 
 bool device_tree::add_pci(node n) {
-  for (std::uint8_t slot = 1; slot < pci_slots; ++slot) {
-    if (slots_.contains(slot))
-      continue;
-    const auto address = n.wide ? high_.allocate(bar_size, wide_align) : low_.allocate(bar_size, bar_size);
-    if (!address)
-      return false;
-    slots_.insert(slot);
-    n.pci = true;
-    n.pci_device = slot;
-    n.bar = *address;
-    auto id = n.id;
-    nodes_[id] = std::move(n);
-    return true;
-  }
-  return false;
+  auto& s = segments_[n.segment];
+  const auto slot = n.pci_device == 0                  ? free_slot(n.segment)
+                    : !s.slots.contains(n.pci_device) ? std::optional{n.pci_device}
+                                                       : std::nullopt;
+  const auto address = !slot    ? std::nullopt
+                       : n.wide ? s.high.allocate(bar_size, wide_align)
+                                : s.low.allocate(bar_size, bar_size);
+  if (!address)
+    return false;
+  s.slots.insert(*slot);
+  n.pci = true;
+  n.pci_device = *slot;
+  n.bar = *address;
+  auto id = n.id;
+  nodes_[id] = std::move(n);
+  return true;
+}
+
+void device_tree::reserve_slot(const node& for_it) {
+  if (for_it.pci_device != 0)
+    segments_[for_it.segment].reserved.insert(for_it.pci_device);
 }
 
 bool device_tree::add_pvpanic() {
-  std::uint8_t slot = 1;
-  while (slots_.contains(slot))
-    ++slot;
-  const auto address = low_.allocate(pvpanic_bar_size, pvpanic_bar_align);
-  if (slot >= pci_slots || !address)
+  const auto slot = free_slot(0);
+  const auto address = slot ? segments_[0].low.allocate(pvpanic_bar_size, pvpanic_bar_align) : std::nullopt;
+  if (!address)
     return false;
-  slots_.insert(slot);
+  segments_[0].slots.insert(*slot);
   auto& n = nodes_["__pvpanic"];
   n.id = "__pvpanic";
   n.pci = true;
   n.bridged = n.wide = false;
-  n.pci_device = slot;
+  n.pci_device = *slot;
   n.bar = *address;
   return true;
 }
@@ -97,10 +120,12 @@ void device_tree::remove(const std::string& id) {
   if (it == nodes_.end())
     return;
   const auto& n = it->second;
-  slots_.erase(n.pci_device);
-  (n.wide ? high_ : low_).free(n.bar);
+  auto& s = segments_[n.segment];
+  s.slots.erase(n.pci_device);
+  s.reserved.erase(n.pci_device);
+  (n.wide ? s.high : s.low).free(n.bar);
   if (n.region_size != 0)
-    high_.free(n.region);
+    s.high.free(n.region);
   nodes_.erase(it);
 }
 
@@ -115,7 +140,7 @@ bool device_tree::is_bridge(const std::string& id) const {
 
 std::string device_tree::bdf(const node& n) {
   char text[16];
-  std::snprintf(text, sizeof text, "0000:00:%02x.0", n.pci_device);
+  std::snprintf(text, sizeof text, "%04x:00:%02x.0", n.segment, n.pci_device);
   return text;
 }
 

@@ -26,11 +26,13 @@ private:
 /// The devices of one booted VM: identifiers, PCI addresses, BARs. What vm.info shows as `device_tree`.
 class device_tree {
 public:
-  explicit device_tree(std::set<std::string> boot_ids);
+  /// `segments`: of PCI, between which the addresses above the RAM are shared out.
+  device_tree(std::set<std::string> boot_ids, std::uint16_t segments, std::uint64_t ram_end);
 
   struct node {
     std::string id, type; ///< type: "block", "net"... as removal errors name it
-    std::uint8_t pci_device = 0;
+    std::uint16_t segment = 0;
+    std::uint8_t pci_device = 0; ///< asked for, or 0; then where it is
     bool pci = false, removing = false, bridged = true;
     std::uint64_t bar = 0, region = 0, region_size = 0;
     bool wide = true; ///< the BAR is above 4 GiB
@@ -41,6 +43,8 @@ public:
 
   /// A device without PCI ("__serial").
   void add_plain(const std::string& id);
+  /// Keeps a place that a device asks for from those that take any.
+  void reserve_slot(const node& for_it);
   /// Takes the region of a pmem device; add_pci follows, once its turn has come.
   bool reserve_region(node& of, std::uint64_t size);
   /// Gives it a PCI address and a BAR. False: no PCI slot is free.
@@ -56,13 +60,17 @@ public:
   [[nodiscard]] static std::string bdf(const node& n);
 
 private:
+  std::optional<std::uint8_t> free_slot(std::uint16_t bus_number) const;
   [[nodiscard]] bool is_bridge(const std::string& id) const;
 
   std::map<std::string, node> nodes_;
   std::set<std::string> boot_ids_;
-  std::set<std::uint8_t> slots_;
   std::uint64_t names_ = 0;
-  address_range low_, high_;
+  struct bus {
+    address_range low, high;
+    std::set<std::uint8_t> slots, reserved;
+  };
+  std::vector<bus> segments_;
 };
 
 } // namespace caisson::cloud_hypervisor::api_double

@@ -48,11 +48,24 @@ std::string lock_text(const std::string& path, bool read_only) {
   return std::string{"Failed to get "} + (read_only ? "Read" : "Write") + " lock for disk image: " + path;
 }
 
-device_tree::node pci_node(std::string id, std::string type, bool wide = true) {
+std::string shown_type(std::string image_type) {
+  for (auto& c : image_type)
+    c = static_cast<char>(c >= 'A' && c <= 'Z' ? c + 32 : c);
+  return image_type;
+}
+
+device_tree::node pci_node(std::string id, std::string type) {
   device_tree::node n;
   n.id = std::move(id);
   n.type = std::move(type);
-  n.wide = wide;
+  return n;
+}
+
+device_tree::node configured_node(const json& d, std::string type, bool wide = true) {
+  auto n = pci_node(d.value("id", std::string{}), std::move(type));
+  n.segment = d.value("pci_segment", std::uint16_t{0});
+  n.pci_device = d.value("pci_device_id", std::uint8_t{0});
+  n.wide = wide || n.segment > 0;
   return n;
 }
 
@@ -93,6 +106,9 @@ outcome model::make_disk(vm& v, json& d, bool hot) {
     return manager_failure({"Cannot open disk path", "I/O error (path=" + path + " op=open)", os_error(error)});
   if (d["image_type"] == "Unknown")
     d["image_type"] = r.image->image_type();
+  else if (d["image_type"] != "FixedVhd" && d["image_type"] != r.image->image_type())
+    return manager_failure({"Disk image type does not match expected type: specified = " + shown_type(d["image_type"]) +
+                            ", detected = " + shown_type(r.image->image_type())});
   if (hot && !r.image->lock(!r.image_read_only))
     return manager_failure({"Cannot lock images of all block devices", lock_text(path, r.image_read_only),
                             "The file is already locked"});
@@ -133,7 +149,8 @@ outcome model::make_fs(vm& v, json& d) {
 }
 
 outcome model::make_pmem(vm& v, json& d, device_tree::node& n) {
-  n = pci_node(named(v, d, "_pmem"), "pmem");
+  (void)named(v, d, "_pmem");
+  n = configured_node(d, "pmem");
   const auto path = d["file"].get<std::string>();
   const bool directory = host_.is_directory(path);
   if (directory && !d.contains("size"))
@@ -185,7 +202,7 @@ outcome model::make_devices(vm& v) {
   };
   const auto placed = [&](outcome o, const json& d, const char* type, bool wide = true) {
     if (!o)
-      bus.push_back(pci_node(d["id"], type, wide));
+      bus.push_back(configured_node(d, type, wide));
     return o;
   };
   if (auto p = list("disks", [&](json& d) { return placed(make_disk(v, d, false), d, "block", false); }))
@@ -204,8 +221,10 @@ outcome model::make_devices(vm& v) {
       }))
     return p;
   if (c.contains("vsock"))
-    if (auto p = placed(make_vsock(v, c["vsock"]), c["vsock"], "vsock"))
+    if (auto p = placed(make_vsock(v, c["vsock"]), c["vsock"], "vsock")) {
+      c.erase("vsock");
       return p;
+    }
   for (const auto& [id, r] : v.memory.regions()) {
     if (r.size % (128u << 20) != 0)
       return manager_failure({"Cannot create virtio-mem device", "Virtio-mem size is not aligned with 134217728"});
@@ -215,6 +234,10 @@ outcome model::make_devices(vm& v) {
     bus.push_back(pci_node("__balloon", "balloon"));
   if (c.value("watchdog", false))
     bus.push_back(pci_node("__watchdog", "watchdog"));
+  if (c.value("iommu", false))
+    bus.push_back(pci_node("__iommu", "iommu"));
+  for (const auto& n : bus)
+    v.tree.reserve_slot(n);
   for (auto& n : bus)
     if (!v.tree.add_pci(std::move(n)))
       return no_slot;
@@ -269,18 +292,18 @@ model::answer model::add_device(const std::string& list, json device, bool singl
   outcome problem;
   if (list == "disks") {
     problem = make_disk(*vm_, device, true);
-    n = pci_node(device.value("id", ""), "block");
+    n = configured_node(device, "block");
   } else if (list == "net") {
     problem = make_net(*vm_, device);
-    n = pci_node(device.value("id", ""), "net");
+    n = configured_node(device, "net");
   } else if (list == "fs") {
     problem = make_fs(*vm_, device);
-    n = pci_node(device.value("id", ""), "fs");
+    n = configured_node(device, "fs");
   } else if (list == "pmem") {
     problem = make_pmem(*vm_, device, n);
   } else if (list == "vsock") {
     problem = make_vsock(*vm_, device);
-    n = pci_node(device.value("id", ""), "vsock");
+    n = configured_node(device, "vsock");
   } else {
     return manager_failure({"No support for device passthrough"});
   }

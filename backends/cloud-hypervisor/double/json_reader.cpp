@@ -51,13 +51,16 @@ bool json_reader::next_key(bool first, std::string& key) {
   if (c != '"')
     fail_peek("key must be a string");
   key = read_string();
-  c = peek();
+  return true;
+}
+
+void json_reader::read_colon() {
+  const auto c = peek();
   if (c == -1)
     fail_peek("EOF while parsing an object");
   if (c != ':')
     fail_peek("expected `:`");
   advance();
-  return true;
 }
 
 bool json_reader::next_element(bool first) {
@@ -268,8 +271,10 @@ json json_reader::read_any() {
       out.push_back(read_any());
   } else {
     std::string key;
-    for (bool first = true; next_key(first, key); first = false)
+    for (bool first = true; next_key(first, key); first = false) {
+      read_colon();
       out[key] = read_any();
+    }
   }
   advance();
   ++depth_;

@@ -37,8 +37,10 @@ public:
   json read_any();
   void read_end(); ///< nothing but space follows
 
-  /// Between the members of an object: true when a key follows (it is read), false at the closing brace (not consumed).
+  /// Between the members of an object: true when a key follows (it is read, its colon is not), false at the closing brace
+  /// (not consumed).
   bool next_key(bool first, std::string& key);
+  void read_colon();
   /// The same for a list: false at the closing bracket (not consumed).
   bool next_element(bool first);
 

@@ -19,6 +19,24 @@ failure wrong_transition(const char* verb, const char* doing, const char* state)
                std::string{"Invalid transition: InvalidStateTransition("} + state + ", " + state + ")"});
 }
 
+/// The VMM computes with the topology's parts before it looks at them, and dies where one is 0.
+bool divides_by_zero(const json& cpus) {
+  if (!cpus.contains("topology"))
+    return false;
+  const auto& t = cpus["topology"];
+  return std::any_of(t.begin(), t.end(), [](const json& part) { return part == 0; });
+}
+
+bool behind_iommu(const json& config) {
+  for (const auto& [name, part] : config.items()) {
+    const auto& list = part.is_array() ? part : json::array({part});
+    for (const auto& d : list)
+      if (d.is_object() && d.value("iommu", false))
+        return true;
+  }
+  return config.contains("platform") && config["platform"].contains("iommu_segments");
+}
+
 } // namespace
 
 outcome model::create(json config) {
@@ -102,14 +120,18 @@ outcome model::boot() {
 
 /// Makes the VM without starting it: what fails here leaves none behind.
 outcome model::start_vm() {
+  if (divides_by_zero((*config_)["cpus"])) {
+    panics_ = true;
+    return fail({});
+  }
   std::set<std::string> ids;
   if (auto problem = validate(*config_, settings_.as, ids))
     return problem;
   auto memory = memory_ledger::make((*config_)["memory"], settings_.as, settings_.faults);
   if (auto* problem = std::get_if<failure>(&memory))
     return std::move(*problem);
-  auto v = std::make_unique<vm>(std::move(ids));
-  v->memory = std::get<memory_ledger>(std::move(memory));
+  const auto segments = config_->contains("platform") ? (*config_)["platform"]["num_pci_segments"].get<std::uint16_t>() : 1;
+  auto v = std::make_unique<vm>(std::move(ids), segments, std::get<memory_ledger>(std::move(memory)));
   const auto& cpus = (*config_)["cpus"];
   const bool x86 = settings_.faults.architecture == "x86_64";
   v->vcpus = {cpus["boot_vcpus"], cpus["max_vcpus"], x86};
@@ -128,6 +150,15 @@ outcome model::start_vm() {
   hardware.boot_vcpus = cpus["boot_vcpus"];
   hardware.max_vcpus = cpus["max_vcpus"];
   hardware.command_line = payload.value("cmdline", std::string{});
+
+  if (payload.contains("initramfs") && !payload.contains("firmware")) {
+    int error = 0;
+    (void)host_.file_size(payload["initramfs"], false, error);
+    if (error)
+      return fail({"Cannot open initramfs file", os_error(error)});
+  }
+  if (behind_iommu(*config_))
+    (*config_)["iommu"] = true;
 
   guest::telling tell;
   // Everything that ends the guest comes a moment later: not from inside it.
@@ -185,16 +216,11 @@ outcome model::load_kernel() {
   int error = 0;
   const auto kind = host_.look_at_kernel(payload[firmware ? "firmware" : "kernel"], error);
   if (error)
-    return fail({"Cannot open kernel file", os_error(error)});
+    return fail({firmware ? "Error manipulating firmware file" : "Cannot open kernel file", os_error(error)});
   if (kind == kernel_kind::junk && !firmware)
     return fail({"Cannot load the kernel into memory",
                  "Kernel Loader: failed to load bzImage kernel image: Kernel Loader: Invalid bzImage",
                  "Kernel Loader: Invalid bzImage"});
-  if (!firmware && payload.contains("initramfs")) {
-    (void)host_.file_size(payload["initramfs"], false, error);
-    if (error)
-      return fail({"Cannot open initramfs file", os_error(error)});
-  }
   if (++boots_ <= settings_.faults.boot_fails)
     return fail({"Error from CPU manager", "Error running vCPU"});
   return {};

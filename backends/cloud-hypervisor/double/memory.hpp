@@ -32,6 +32,7 @@ public:
   [[nodiscard]] bool acpi() const noexcept { return acpi_; }
   [[nodiscard]] std::uint64_t boot_bytes() const noexcept { return boot_; }
   [[nodiscard]] std::uint64_t hotplug_bytes() const noexcept { return hotplug_; }
+  [[nodiscard]] std::uint64_t end_of_ram() const noexcept { return end_of_ram_ + 1; } ///< what may be plugged included
   [[nodiscard]] std::uint32_t slots_used() const noexcept { return slots_; }
   [[nodiscard]] const std::map<std::string, region>& regions() const noexcept { return regions_; }
 

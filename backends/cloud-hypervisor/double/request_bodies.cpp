@@ -16,6 +16,7 @@ shape of(kind k) {
 }
 
 const shape boolean = of(kind::boolean), u8 = of(kind::u8), u16 = of(kind::u16), u32 = of(kind::u32), u64 = of(kind::u64),
+            usize = of(kind::usize),
             i32 = of(kind::i32), text = of(kind::text), path = of(kind::path);
 
 shape choice(std::vector<std::string> names) {
@@ -30,8 +31,8 @@ shape rec(std::shared_ptr<const record> r) {
   return {kind::record, std::move(r), {}, nullptr};
 }
 
-std::shared_ptr<const record> make(std::string rust_name, fields members, bool refuse_unknown = false) {
-  return std::make_shared<const record>(record{std::move(rust_name), std::move(members), refuse_unknown});
+std::shared_ptr<const record> make(std::string rust_name, fields members) {
+  return std::make_shared<const record>(record{std::move(rust_name), std::move(members)});
 }
 
 field need(std::string name, shape type) {
@@ -65,7 +66,7 @@ public:
     s.remove_device = make("VmRemoveDeviceData", {need("id", text)});
     s.snapshot = make("VmSnapshotConfig", {need("destination_url", text)});
     const auto net_fds =
-        rec(make("RestoredNetConfig", {need("id", text), preset("num_fds", u64, 0), may("fds", list(i32))}));
+        rec(make("RestoredNetConfig", {need("id", text), preset("num_fds", usize, 0), may("fds", list(i32))}));
     s.restore = make("RestoreConfig",
                      {need("source_url", path), preset("prefault", boolean, false),
                       preset("memory_restore_mode", choice({"Copy", "OnDemand"}), "Copy"), may("net_fds", list(net_fds)),
@@ -97,17 +98,18 @@ private:
   }
 
   static shape rate_limiter() {
-    const auto bucket =
-        rec(make("TokenBucketConfig", {need("size", u64), may("one_time_burst", u64), need("refill_time", u64)}));
-    return rec(make("RateLimiterConfig", {may("bandwidth", bucket), may("ops", bucket)}, true));
+    record bucket{"TokenBucketConfig", {need("size", u64), may("one_time_burst", u64), need("refill_time", u64)}};
+    bucket.shows_null = true;
+    const auto one = rec(std::make_shared<const record>(std::move(bucket)));
+    return rec(std::make_shared<const record>(record{"RateLimiterConfig", {may("bandwidth", one), may("ops", one)}, true, true}));
   }
 
   void make_devices(schema& s) const {
-    const auto affinity = list(rec(make("VirtQueueAffinity", {need("queue_index", u16), need("host_cpus", list(u64))})));
+    const auto affinity = list(rec(make("VirtQueueAffinity", {need("queue_index", u16), need("host_cpus", list(usize))})));
     fields disk{may("path", path),
                 preset("readonly", boolean, false),
                 preset("direct", boolean, false),
-                preset("num_queues", u64, 1),
+                preset("num_queues", usize, 1),
                 preset("queue_size", u16, 128),
                 preset("vhost_user", boolean, false),
                 may("vhost_socket", text),
@@ -130,7 +132,7 @@ private:
                head_ ? may("mac", text) : preset("mac", text, ""),
                may("host_mac", text),
                may("mtu", u16),
-               preset("num_queues", u64, 2),
+               preset("num_queues", usize, 2),
                preset("queue_size", u16, 256),
                preset("vhost_user", boolean, false),
                may("vhost_socket", text),
@@ -141,12 +143,12 @@ private:
                preset("offload_ufo", boolean, true),
                preset("offload_csum", boolean, true)};
     s.net = make("NetConfig", pci(std::move(net)));
-    s.fs = make("FsConfig", pci({need("tag", text), need("socket", path), preset("num_queues", u64, 1),
+    s.fs = make("FsConfig", pci({need("tag", text), need("socket", path), preset("num_queues", usize, 1),
                                  preset("queue_size", u16, 1024)},
                                 false));
     s.pmem = make("PmemConfig", pci({need("file", path), may("size", u64), preset("discard_writes", boolean, false)}));
     s.vsock = make("VsockConfig", pci({need("cid", u32), need("socket", path)}));
-    s.vdpa = make("VdpaConfig", pci({need("path", path), preset("num_queues", u64, 1)}));
+    s.vdpa = make("VdpaConfig", pci({need("path", path), preset("num_queues", usize, 1)}));
     s.generic_vhost_user = make("GenericVhostUserConfig", pci({need("socket", path), need("queue_sizes", list(u16)),
                                                                need("device_type", u32)}));
     s.device = make("DeviceConfig", pci({old_ ? need("path", path) : may("path", path), may("fd", i32),
@@ -157,7 +159,7 @@ private:
   std::shared_ptr<const record> cpus() const {
     const auto topology = rec(make("CpuTopology", {need("threads_per_core", u16), need("cores_per_die", u16),
                                                    need("dies_per_package", u16), need("packages", u16)}));
-    const auto affinity = list(rec(make("CpuAffinity", {need("vcpu", u32), need("host_cpus", list(u64))})));
+    const auto affinity = list(rec(make("CpuAffinity", {need("vcpu", u32), need("host_cpus", list(usize))})));
     const auto features = rec(make("CpuFeatures", {preset("amx", boolean, false)}));
     fields f{need("boot_vcpus", u32),
              need("max_vcpus", u32),

@@ -3,6 +3,21 @@
 #include "backends/cloud-hypervisor/double/model.hpp"
 
 namespace caisson::cloud_hypervisor::api_double {
+namespace {
+
+/// `hotplugged_size` in its place behind `hotplug_size`; absent where there is nothing.
+void set_hotplugged(json& of, std::optional<std::uint64_t> bytes) {
+  json ordered = json::object();
+  for (const auto& [name, value] : of.items()) {
+    if (name != "hotplugged_size")
+      ordered[name] = value;
+    if (name == "hotplug_size" && bytes)
+      ordered["hotplugged_size"] = *bytes;
+  }
+  of = std::move(ordered);
+}
+
+} // namespace
 
 outcome model::resize(const json& wanted) {
   if (!config_)
@@ -46,14 +61,7 @@ outcome model::resize_running(const json& wanted) {
     } else {
       follow_virtio_mem();
       const std::uint64_t size = memory["size"];
-      json ordered = json::object();
-      for (const auto& [name, value] : memory.items()) {
-        if (name != "hotplugged_size")
-          ordered[name] = value;
-        if (name == "hotplug_size" && desired > size)
-          ordered["hotplugged_size"] = desired - size;
-      }
-      memory = std::move(ordered);
+      set_hotplugged(memory, desired > size ? std::optional{desired - size} : std::nullopt);
     }
   }
   if (wanted.contains("desired_balloon")) {
@@ -106,7 +114,7 @@ outcome model::resize_zone(const std::string& id, std::uint64_t bytes) {
         return problem;
       follow_virtio_mem();
       if (bytes >= size)
-        z["hotplugged_size"] = bytes - size;
+        set_hotplugged(z, bytes - size);
       return {};
     }
   return fail({"Failed resizing a memory zone"});

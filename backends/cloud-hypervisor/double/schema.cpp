@@ -22,6 +22,8 @@ std::string expected(const shape& s) {
     return "u32";
   case kind::u64:
     return "u64";
+  case kind::usize:
+    return "usize";
   case kind::i32:
     return "i32";
   case kind::text:
@@ -171,9 +173,21 @@ private:
     return read(f.type);
   }
 
+  /// A record may come as a list of all its members; one that is too short is refused at the first that has no preset.
+  [[noreturn]] void read_as_list(const record& r) {
+    const auto list = in_.read_any();
+    const auto missing = std::find_if(r.fields.begin(), r.fields.end(),
+                                      [](const field& f) { return f.when != field::presence::preset; });
+    const auto length = std::max<std::size_t>(list.size(), static_cast<std::size_t>(missing - r.fields.begin()));
+    in_.fail("invalid length " + std::to_string(length) + ", expected struct " + r.rust_name + " with " +
+             std::to_string(r.fields.size()) + " elements");
+  }
+
   json read_record(const record& r) {
     if (in_.peek() == -1)
       in_.fail_peek("EOF while parsing a value");
+    if (in_.peek() == '[')
+      read_as_list(r);
     if (in_.peek() != '{')
       wrong({kind::record, std::make_shared<record>(r), {}, nullptr});
     in_.advance();
@@ -186,21 +200,21 @@ private:
       for (bool first = true; in_.next_key(first, key); first = false) {
         const auto f = std::find_if(r.fields.begin(), r.fields.end(),
                                     [&](const field& x) { return x.name == key || (!x.also.empty() && x.also == key); });
-        if (f == r.fields.end()) {
-          if (r.refuse_unknown) {
-            std::vector<std::string> names;
-            for (const auto& x : r.fields)
-              names.push_back(x.name);
-            throw json_problem{"unknown field `" + key + "`, expected " + listed(names)};
-          }
-          (void)in_.read_any();
-        } else if (f->flattened) {
-          captured[f->name] = in_.read_any();
-        } else if (given.contains(f->name)) {
-          throw json_problem{"duplicate field `" + f->name + "`"};
-        } else {
-          given[f->name] = read_member(*f);
+        if (f == r.fields.end() && r.refuse_unknown) {
+          std::vector<std::string> names;
+          for (const auto& x : r.fields)
+            names.push_back(x.name);
+          throw json_problem{"unknown field `" + key + "`, expected " + listed(names)};
         }
+        if (f != r.fields.end() && given.contains(f->name))
+          throw json_problem{"duplicate field `" + f->name + "`"};
+        in_.read_colon();
+        if (f == r.fields.end())
+          (void)in_.read_any();
+        else if (f->flattened)
+          captured[f->name] = in_.read_any();
+        else
+          given[f->name] = read_member(*f);
       }
       out = assembled(r, given, captured);
     } catch (json_problem& p) {
@@ -237,6 +251,8 @@ private:
       auto v = it != given.end() ? it->second : f.when == field::presence::preset ? std::optional{f.value} : std::nullopt;
       if (v && !(f.hidden_false && *v == false))
         out[f.name] = std::move(*v);
+      else if (!v && r.shows_null)
+        out[f.name] = nullptr;
     }
     return out;
   }

@@ -15,7 +15,7 @@ struct record;
 
 /// What a value may be. Integers name their width, as the API's errors do.
 struct shape {
-  enum class kind { boolean, u8, u16, u32, u64, i32, text, path, choice, record, list } what;
+  enum class kind { boolean, u8, u16, u32, u64, usize, i32, text, path, choice, record, list } what;
   std::shared_ptr<const record> of;    ///< of a record
   std::vector<std::string> choices;    ///< of a choice
   std::shared_ptr<const shape> element; ///< of a list
@@ -37,6 +37,7 @@ struct record {
   std::string rust_name; ///< as errors name it
   std::vector<field> fields;
   bool refuse_unknown = false;
+  bool shows_null = false; ///< optional members that are not given are written back as null
 };
 
 /// The bodies of the API's requests, in one release.

@@ -1,7 +1,8 @@
 #include "backends/cloud-hypervisor/double/validation.hpp"
 
 #include <algorithm>
-#include <array>
+#include <map>
+#include <string_view>
 
 #include "backends/cloud-hypervisor/double/memory.hpp"
 
@@ -68,6 +69,7 @@ public:
       pci(c_["vsock"]);
       identifier(c_["vsock"]);
     }
+    numa();
     if (c_["memory"].contains("zones"))
       for (const auto& z : c_["memory"]["zones"])
         identifier(z);
@@ -251,6 +253,29 @@ private:
         refuse({"VFIO device config must specify `path=` or `fd=`"});
       pci(d);
       identifier(d);
+    }
+  }
+
+  void numa() {
+    if (!c_.contains("numa"))
+      return;
+    const auto segments = c_.contains("platform") ? number(c_["platform"], "num_pci_segments") : 1;
+    std::map<std::string, std::string> zones, used;
+    for (const auto& n : c_["numa"]) {
+      const auto node = n["guest_numa_id"].dump();
+      if (!n.contains("device_id") && !n.contains("cpus") && !n.contains("memory_zones"))
+        refuse({"Invalid NUMA configuration: numa config must specify either device_id or cpus/memory_zones"});
+      for (const auto& z : n.value("memory_zones", json::array()))
+        if (const auto [it, fresh] = zones.emplace(z, node); !fresh)
+          refuse({"Memory zone: " + z.get<std::string>() + " belongs to multiple NUMA nodes: " + it->second + " and " + node});
+      for (const auto& s : n.value("pci_segments", json::array())) {
+        if (s.get<std::uint64_t>() >= segments)
+          refuse({"Invalid PCI segment id: " + s.dump()});
+        if (s == 0 && node != "0")
+          refuse({"Default PCI segment assigned to non-zero NUMA node " + node});
+        if (const auto [it, fresh] = used.emplace(s.dump(), node); !fresh)
+          refuse({"PCI segment: " + s.dump() + " belongs to multiple NUMA nodes " + it->second + " and " + node});
+      }
     }
   }
 
