@@ -204,6 +204,7 @@ caf::result<v1::Capabilities> on_describe(self_ptr self, const v1::DescribeHost&
   v1::CreateSandbox as_if;
   as_if.set_config_path(m.config_path());
   as_if.set_hypervisor(m.hypervisor());
+  as_if.set_architecture(m.architecture());
   auto promise = self->make_response_promise<v1::Capabilities>();
   auto kept = keep(promise);
   self->request(self->state.set.config, config_deadline, resolve_request(as_if))

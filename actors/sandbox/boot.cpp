@@ -39,6 +39,15 @@ auto or_fail(self_ptr self, std::string doing) {
   };
 }
 
+// Not one character may mean that no instruction of the guest has run.
+std::string nothing_on_console(const v1::Capabilities& can) {
+  auto out = std::string{"; its console is empty"};
+  if (!can.accelerator().empty())
+    out += fmt::format(" (accelerator {}{})", can.accelerator(),
+                       can.accelerator_reason().empty() ? "" : ": " + can.accelerator_reason());
+  return out;
+}
+
 void answer_booted(self_ptr self) {
   auto& st = self->state;
   move_to(self, happening::agent_answered);
@@ -214,7 +223,9 @@ void fail_boot(self_ptr self, caf::error why) {
     if (code == ec::guest_unresponsive || code == ec::vmm_died || code == ec::deadline_exceeded) {
       auto lines = st.console->tail(console_lines_in_error);
       told = error_message(ec::boot_failed, fmt::format("sandbox {}: its guest did not come up: {}{}", st.record.name(),
-                                                        told.text(), lines.empty() ? "; its console is empty" : ""));
+                                                        told.text(),
+                                                        lines.empty() ? nothing_on_console(self->state.capabilities)
+                                                                      : std::string{}));
       for (auto& line : lines)
         told.add_console_tail(std::move(line));
     }

@@ -28,9 +28,8 @@ v1::Capabilities capabilities_of(const std::string& architecture, const version_
   // not told.
   c.set_virtio_mem(facts.actual_size_counts_virtio_mem);
   if (!c.virtio_mem())
-    c.set_virtio_mem_why_not(std::string{"Cloud Hypervisor "} + std::string{facts.name} +
-                             " does not tell how much of its virtio-mem the guest has taken (v52 and later do): use a "
-                             "newer one, or memory_method = \"dimm\"");
+    c.set_virtio_mem_why_not("Cloud Hypervisor up to v51 does not tell how much of its virtio-mem the guest has taken, v52 "
+                             "and later do: use a newer one, or memory_method = \"dimm\"");
   c.set_virtio_mem_granule_bytes(virtio_mem_granule_bytes);
   c.set_virtio_mem_shrink(c.virtio_mem());
   c.set_vcpu_plug(x86);

@@ -49,6 +49,9 @@ problem machine::check_host(v1::VmSpec& spec) const {
   for (const auto& disk : spec.disks())
     if (auto why = unreadable("disk image", disk.path(), disk.read_only() ? R_OK : R_OK | W_OK); !why.empty())
       return {"host_missing", why};
+  for (const auto& net : spec.nets())
+    if (auto why = tap_problem(net.tap_name()); !why.empty())
+      return {"host_missing", "net " + net.id() + ": " + why};
   for (const auto& share : spec.shares())
     if (auto why = socket_problem(share.socket_path()); !why.empty())
       return {"host_missing", "share " + share.id() + ", socket \"" + escaped_text(share.socket_path(), 200) + "\": " + why +

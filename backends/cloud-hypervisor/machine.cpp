@@ -41,7 +41,7 @@ void pending_call::succeed(v1::VmObserved observed) {
 }
 
 void pending_call::fail(const problem& why) {
-  finish(host::failure(why.code, doing + ": " + why.text));
+  finish(host::failure(why.code, what.has_describe() ? why.text : doing + ": " + why.text));
 }
 
 std::chrono::milliseconds pending_call::left() const {

@@ -64,12 +64,12 @@ void machine::plug_dimm(const call_ptr& call, const plugged_dimm& dimm) {
       return self->refuse(call, {"backend_refused", "DIMM of " + std::to_string(dimm.size_bytes) +
                                                         " bytes: expected an id and a multiple of " +
                                                         bytes_text(dimm_block_bytes)});
-    if (book.dimms.size() >= spec.memory_slots())
-      return self->refuse(call, {"backend_refused", "no slot is left: the VM was made with " +
-                                                        std::to_string(spec.memory_slots()) + " (VmSpec.memory_slots)"});
     if (book.dimms.size() >= dimm_slots)
       return self->refuse(call, {"backend_refused", "no slot is left: Cloud Hypervisor plugs memory by ACPI 8 times in the "
                                                     "life of a VM, and it has; virtio-mem knows no slots"});
+    if (book.dimms.size() >= spec.memory_slots())
+      return self->refuse(call, {"backend_refused", "no slot is left: the VM was made with " +
+                                                        std::to_string(spec.memory_slots()) + " (VmSpec.memory_slots)"});
     if (book.dimm_bytes() + dimm.size_bytes > hotplug_region_bytes(spec))
       return self->refuse(call, {"backend_refused", bytes_text(dimm.size_bytes) + " more than the " +
                                                         bytes_text(book.acpi_total_bytes()) +

@@ -45,7 +45,7 @@ program_facts read_version(const std::string& program, const std::string& output
   out.version = line.substr(head.size());
   if (out.version.starts_with('v'))
     out.version.erase(0, 1);
-  out.model = output.find("runs no guest code") != std::string::npos;
+  out.model = output.find("no hypervisor") != std::string::npos;
   if (auto verdict = judge_version(out.version); !verdict.facts)
     return wrong("unsupported", program + ": " + verdict.refusal);
   return out;

@@ -15,7 +15,7 @@ namespace caisson::cloud_hypervisor {
 
 struct program_facts {
   std::string version;   ///< "53.0.0" or "53.0"
-  bool model = false;    ///< it says that it is a model of Cloud Hypervisor and runs no guest code
+  bool model = false;    ///< it says that it is no hypervisor: the API double, which needs no KVM
   problem wrong;         ///< code "" where there is none
 };
 

@@ -1,6 +1,7 @@
 #include "backends/cloud-hypervisor/vmm_process.hpp"
 
 #include <fcntl.h>
+#include <net/if.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -118,6 +119,13 @@ std::string socket_problem(const std::string& path) {
   case ECONNREFUSED: return "nobody listens there; start its daemon (again)";
   default: return std::strerror(why);
   }
+}
+
+std::string tap_problem(const std::string& name) {
+  if (::if_nametoindex(name.c_str()) != 0)
+    return {};
+  return "there is no interface \"" + escaped_text(name, 40) +
+         "\" here; expected a tap that exists (ip tuntap add NAME mode tap)";
 }
 
 void remove_run_files(const std::string& run_directory, bool directory_too) {
