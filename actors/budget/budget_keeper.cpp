@@ -8,6 +8,7 @@ namespace {
 using self_ptr = budget_actor::stateful_pointer<keeper_state>;
 
 void read_host(self_ptr self);
+void read_processes(self_ptr self, std::size_t count, const host_memory& host);
 
 void decide(keeper_state& st, const keeper_state::waiting& w, const host_memory& host) {
   if (w.asked.sandbox_id().empty()) {
@@ -27,14 +28,22 @@ void decide(keeper_state& st, const keeper_state::waiting& w, const host_memory&
 // The reading is over: as many are decided as had come when it began, in their order.
 void decide_all(self_ptr self, std::size_t count, const host_memory& host) {
   auto& st = self->state;
+  bool looked = false;
   for (; count > 0 && !st.queue.empty(); --count) {
     const auto w = std::move(st.queue.front());
     st.queue.pop_front();
+    looked = looked || w.asked.sandbox_id().empty();
     decide(st, w, host);
   }
   st.reading = false;
   if (!st.queue.empty())
-    read_host(self);
+    return read_host(self);
+  // Who looks does not wait for processes to be measured; who looks again sees what they hold.
+  const auto now = self->clock().now();
+  if (looked && !st.vmms.empty() && now - st.processes_read >= st.set.processes_fresh) {
+    st.reading = true;
+    read_processes(self, 0, host);
+  }
 }
 
 void fail_all(self_ptr self, const caf::error& why) {
@@ -49,6 +58,7 @@ void fail_all(self_ptr self, const caf::error& why) {
 void read_processes(self_ptr self, std::size_t count, const host_memory& host) {
   auto& st = self->state;
   st.processes_open = st.vmms.size() + 1;
+  st.processes_read = self->clock().now();
   auto one_less = [self, count, host] {
     if (--self->state.processes_open == 0)
       decide_all(self, count, host);
@@ -75,8 +85,8 @@ bool plenty(const keeper_state& st, std::size_t count, const host_memory& host) 
     const auto& w = st.queue[i];
     asked += w.asked.bytes();
     const auto rest = host.available_bytes - std::min(host.available_bytes, w.within.reserve_bytes);
-    if (w.asked.sandbox_id().empty()) // somebody wants to see all figures
-      return false;
+    if (w.asked.sandbox_id().empty()) // somebody looks
+      continue;
     if (w.within.overcommit_percent < 100 || st.promises.promised_bytes() + asked > rest)
       return false;
   }

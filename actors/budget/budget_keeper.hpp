@@ -21,6 +21,7 @@ namespace caisson::budget {
 struct settings {
   host_actor host;
   std::chrono::milliseconds host_deadline{10'000};
+  std::chrono::milliseconds processes_fresh{2'000}; ///< for somebody who only looks
 };
 
 struct keeper_state {
@@ -36,6 +37,7 @@ struct keeper_state {
   std::deque<waiting> queue;
   bool reading = false;
   std::size_t processes_open = 0;
+  std::chrono::steady_clock::time_point processes_read{};
 };
 
 budget_actor::behavior_type budget_keeper(budget_actor::stateful_pointer<keeper_state> self, settings set);

@@ -338,28 +338,41 @@ bool promises_memory(self_ptr self, const v1::SandboxRecord& record) {
          (set.simulated_takes_memory || record.spec().accelerator() != "simulated");
 }
 
-// With what the default configuration says of reserve and overcommit.
+void answer_engine(self_ptr self, const std::shared_ptr<kept_promise<v1::EngineStatus>>& kept, v1::EngineStatus about) {
+  v1::PromiseMemory look;
+  look.set_dry_run(true);
+  self->request(self->state.set.sandbox.budget, look_deadline, std::move(look), self->state.limits)
+      .then(
+          [kept, about](const v1::MemoryPromised& seen) mutable {
+            *about.mutable_budget() = seen.budget();
+            kept->deliver(std::move(about));
+          },
+          [kept, about](const caf::error&) { kept->deliver(about); });
+}
+
+// With what the default configuration says of reserve and overcommit; every command asks, so it is not read each time.
 caf::result<v1::EngineStatus> on_engine(self_ptr self) {
-  auto about = self->state.set.about;
-  about.set_sandboxes(static_cast<std::uint32_t>(self->state.sandboxes.size()));
-  if (!self->state.set.sandbox.budget)
+  constexpr std::int64_t fresh_ms = 10'000;
+  auto& st = self->state;
+  auto about = st.set.about;
+  about.set_sandboxes(static_cast<std::uint32_t>(st.sandboxes.size()));
+  if (!st.set.sandbox.budget)
     return about;
   auto promise = self->make_response_promise<v1::EngineStatus>();
   auto kept = keep(promise);
-  auto ask_budget = [self, kept, about](const v1::SandboxConfig& within) {
-    v1::PromiseMemory look;
-    look.set_dry_run(true);
-    self->request(self->state.set.sandbox.budget, look_deadline, std::move(look), within)
-        .then(
-            [kept, about](const v1::MemoryPromised& seen) mutable {
-              *about.mutable_budget() = seen.budget();
-              kept->deliver(std::move(about));
-            },
-            [kept, about](const caf::error&) { kept->deliver(about); });
-  };
-  self->request(self->state.set.config, config_deadline, v1::ResolveConfig{})
-      .then([ask_budget](const v1::ResolvedConfig& config) { ask_budget(config.sandbox()); },
-            [ask_budget](const caf::error&) { ask_budget(v1::SandboxConfig{}); });
+  const auto now = st.set.sandbox.now_unix_ms();
+  if (st.limits_unix_ms > 0 && now - st.limits_unix_ms < fresh_ms) {
+    answer_engine(self, kept, std::move(about));
+    return promise;
+  }
+  self->request(st.set.config, config_deadline, v1::ResolveConfig{})
+      .then(
+          [self, kept, about, now](const v1::ResolvedConfig& config) {
+            self->state.limits = config.sandbox();
+            self->state.limits_unix_ms = now;
+            answer_engine(self, kept, about);
+          },
+          [self, kept, about](const caf::error&) { answer_engine(self, kept, about); });
   return promise;
 }
 

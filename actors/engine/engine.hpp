@@ -42,6 +42,8 @@ struct engine_state {
   };
 
   engine_settings set;
+  v1::SandboxConfig limits;         ///< the default configuration's reserve and overcommit, as last read
+  std::int64_t limits_unix_ms = 0;  ///< when
   std::map<std::string, entry> sandboxes;         ///< by id
   std::map<std::string, std::string> ids_by_name; ///< reserved as soon as a creation is accepted
 };

@@ -91,7 +91,13 @@ std::string show_status(const v1::SandboxStatus& s) {
   if (m.slots_total() > 0)
     line("", fmt::format("{} of {} slots used", m.slots_used(), m.slots_total()));
   if (m.host_bytes() > 0)
-    line("", "the host pays " + show_bytes(m.host_bytes()));
+    line("", "the host pays " + show_bytes(m.host_bytes()) +
+                 (m.promised_bytes() > 0 ? " of " + show_bytes(m.promised_bytes()) + " that are promised" : ""));
+  else if (m.promised_bytes() > 0)
+    line("", "the host has promised " + show_bytes(m.promised_bytes()));
+  if (m.autosize().enabled())
+    line("", fmt::format("follows the load from {} to {}, with {} available", show_bytes(m.autosize().floor_bytes()),
+                         show_bytes(m.autosize().ceiling_bytes()), show_bytes(m.autosize().headroom_bytes())));
   const auto& v = s.vcpus();
   line("processors",
        fmt::format("{} target, {} online, {} plugged, at most {}",
@@ -117,6 +123,22 @@ std::string show_status(const v1::SandboxStatus& s) {
   return out;
 }
 
+std::string show_engine(const v1::EngineStatus& e) {
+  const auto& b = e.budget();
+  auto out = fmt::format("{:<14}{}, pid {}, since {}\n{:<14}{}\n{:<14}{}\n", "engine", e.version(), e.pid(),
+                         show_time(e.started_unix_ms()), "state", e.state_directory(), "sandboxes", e.sandboxes());
+  if (!e.has_budget())
+    return out;
+  out += fmt::format("{:<14}{} of {} available, {} kept back{}\n", "host memory", show_bytes(b.available_bytes()),
+                     show_bytes(b.total_bytes()), show_bytes(b.reserve_bytes()),
+                     b.overcommit_percent() == 100
+                         ? ""
+                         : fmt::format(", overcommit {}.{:02}", b.overcommit_percent() / 100, b.overcommit_percent() % 100));
+  out += fmt::format("{:<14}{} promised to sandboxes, {} of it not yet taken\n", "", show_bytes(b.promised_bytes()),
+                     show_bytes(b.owed_bytes()));
+  return out;
+}
+
 std::string show_list(const v1::SandboxList& l) {
   std::vector<std::vector<std::string>> rows{{"NAME", "ID", "STATE", "MEMORY", "GUEST", "CPUS", "VMM", "CREATED"}};
   for (const auto& s : l.sandboxes())
@@ -134,7 +156,11 @@ std::string show_operation(const v1::Operation& o) {
     out += fmt::format("memory      asked {}, boot {} + plugged {} = {}, guest {}\n",
                        show_bytes(o.memory_asked_bytes()), show_bytes(m.boot_bytes()), show_bytes(m.plugged_bytes()),
                        show_bytes(total(m)), show_bytes(m.guest_bytes()));
+    if (m.host_bytes() > 0)
+      out += fmt::format("host        pays {} of {} promised\n", show_bytes(m.host_bytes()), show_bytes(m.promised_bytes()));
   }
+  if (!o.cause().empty())
+    out += "because     " + escape_guest_text(o.cause()) + "\n";
   if (o.vcpus_asked() > 0)
     out += fmt::format("processors  asked {}, plugged {}, online {}{}\n", asked_cpus(o), o.vcpus().plugged(),
                        o.vcpus().online(),

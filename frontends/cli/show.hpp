@@ -12,6 +12,7 @@ namespace caisson::cli {
 std::string show_state(v1::SandboxState s);  ///< "running"
 std::string show_time(std::int64_t unix_ms); ///< local, "2026-01-31 12:00:00"; "" for 0
 std::string show_status(const v1::SandboxStatus& s);
+std::string show_engine(const v1::EngineStatus& e);      ///< with the host's budget
 std::string show_list(const v1::SandboxList& l);
 std::string show_operation(const v1::Operation& o);      ///< asked, plugged, guest; how it ended and why
 std::string show_plan(const v1::Operation& o);           ///< of a dry run

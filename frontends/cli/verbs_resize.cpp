@@ -32,11 +32,13 @@ int show_end(const command_context& c, const v1::Operation& o) {
 
 int resize_verb(const command_context& c, const resize_options& r) {
   if (r.memory.empty() && r.cpus.empty())
-    fail("invalid_argument", "resize: no target is given; give --memory SIZE, --cpus N or both");
+    fail("invalid_argument", "resize: no target is given; give --memory SIZE or auto, --cpus N or both");
   v1::ResizeSandbox request;
   request.set_sandbox(r.sandbox);
   request.set_dry_run(r.dry_run);
-  if (!r.memory.empty())
+  if (r.memory == "auto")
+    request.set_autosize(true);
+  else if (!r.memory.empty())
     request.set_memory_bytes(size_argument("--memory", r.memory));
   if (!r.cpus.empty()) {
     const auto milli = cpus_milli_argument("--cpus", r.cpus);
@@ -94,7 +96,10 @@ void add_resize_verb(CLI::App& app, command_context& c) {
   auto r = std::make_shared<resize_options>();
   auto* verb = app.add_subcommand("resize", "Give a running sandbox more or less memory and processors");
   verb->add_option("SANDBOX", r->sandbox, "Id or name")->required();
-  verb->add_option("-m,--memory", r->memory, "What boot and plugged memory are to be together")->type_name("SIZE");
+  verb->add_option("-m,--memory", r->memory,
+                    "What boot and plugged memory are to be together; auto: what the load needs, as [runtime.caisson] "
+                    "memory_autosize_* say")
+      ->type_name("SIZE|auto");
   verb->add_option("--cpus", r->cpus, "How many processors are to be online; 1.5 is two and a quota")->type_name("N");
   verb->add_flag("--dry-run", r->dry_run, "Show the plan, change nothing");
   verb->add_flag("--no-wait", r->no_wait, "Print the operation's id and return; status and events tell its end");

@@ -20,6 +20,14 @@ int show(const command_context& c, const v1::SandboxStatus& s, const std::string
 }
 
 int status_verb(const command_context& c, const std::string& sandbox) {
+  if (sandbox.empty()) {
+    auto about = take(c.engine()->status({}));
+    if (c.global.json)
+      print_json(about);
+    else
+      write_all(1, show_engine(about));
+    return 0;
+  }
   v1::GetSandbox request;
   request.set_sandbox(sandbox);
   progress shown{"asking sandbox " + sandbox, c.global.json};
@@ -83,11 +91,16 @@ void add_sandbox_verbs(CLI::App& app, command_context& c) {
   auto add_one = [&](const char* name, const char* text, int (*act)(const command_context&, const std::string&)) {
     auto sandbox = std::make_shared<std::string>();
     auto* verb = app.add_subcommand(name, text);
-    verb->add_option("SANDBOX", *sandbox, "Id or name")->required();
+    auto* argument = verb->add_option("SANDBOX", *sandbox, "Id or name");
+    argument->required();
     verb->callback([&c, sandbox, act] { c.action = [&c, sandbox, act] { return act(c, *sandbox); }; });
+    return argument;
   };
-  add_one("status", "Show a sandbox: its state, memory, processors, and what was not done as the configuration asked",
-          status_verb);
+  add_one("status",
+          "Show a sandbox: its state, memory, processors, and what was not done as the configuration asked; without a "
+          "name the engine and what the host's memory is promised to",
+          status_verb)
+      ->required(false);
   auto* verb = app.add_subcommand("list", "List the sandboxes of this state directory");
   verb->callback([&c] { c.action = [&c] { return list_verb(c); }; });
 

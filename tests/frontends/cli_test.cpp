@@ -70,7 +70,7 @@ TEST_F(cli_test, usage_errors_are_status_2_and_say_what_is_expected) {
   } cases[] = {
       {{}, "subcommand"},
       {{"lst"}, "did you mean \"list\""},
-      {{"status"}, "SANDBOX is required"},
+      {{"pause"}, "SANDBOX is required"},
       {{"status", "a", "--nonsense"}, "--nonsense"},
       {{"run"}, "--detach for a sandbox that stays"},
       {{"run", "--detach", "--", "true"}, "either --detach"},
@@ -120,6 +120,13 @@ TEST_F(cli_test, status_as_json_has_proto_names_and_decimal_strings) {
   EXPECT_EQ(s["vmm_pid"], "0");
 }
 
+TEST_F(cli_test, status_without_a_name_is_the_engines) {
+  auto got = caisson({"status"});
+  ASSERT_EQ(got.status, 0) << got.err;
+  EXPECT_TRUE(got.out.starts_with("engine")) << got.out;
+  EXPECT_TRUE(json::parse(caisson({"status", "--json"}).out).contains("state_directory"));
+}
+
 TEST_F(cli_test, an_error_as_json_is_one_object_on_stderr) {
   auto got = caisson({"status", "nosuch", "--json"});
   EXPECT_EQ(got.status, 125);
@@ -127,7 +134,7 @@ TEST_F(cli_test, an_error_as_json_is_one_object_on_stderr) {
   auto e = json::parse(got.err)["error"];
   EXPECT_EQ(e["code"], "not_found");
   EXPECT_EQ(e["text"], "sandbox nosuch: there is none");
-  got = caisson({"status", "--json"});
+  got = caisson({"pause", "--json"});
   EXPECT_EQ(got.status, 2);
   EXPECT_EQ(json::parse(got.err)["error"]["code"], "invalid_argument");
 }

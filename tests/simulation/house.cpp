@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "actors/budget/budget_keeper.hpp"
 #include "actors/config/config.hpp"
 #include "actors/engine/engine.hpp"
 #include "actors/events/events.hpp"
@@ -40,11 +41,11 @@ private:
 host_actor::behavior_type model_host(host_actor::pointer, house* h, std::shared_ptr<fence> f) {
   return {
       [](const v1::MeasureProcess&) { return v1::ProcessFigures{}; },
-      [](const v1::MeasureHost&) {
-        v1::HostFigures f;
-        f.set_total_bytes(std::uint64_t{64} << 30);
-        f.set_available_bytes(std::uint64_t{60} << 30);
-        return f;
+      [h](const v1::MeasureHost&) {
+        v1::HostFigures figures;
+        figures.set_total_bytes(h->available_bytes * 2);
+        figures.set_available_bytes(h->available_bytes); // model machines touch nothing
+        return figures;
       },
       [](const v1::FollowCgroup&) { return v1::CgroupFollowed{}; },
       [h, f](const v1::PrepareDirectory& m) {
@@ -63,8 +64,9 @@ host_actor::behavior_type model_host(host_actor::pointer, house* h, std::shared_
 
 // A configuration as people write it, read by the real config actor.
 struct configuration_file {
-  configuration_file() {
-    path = (std::filesystem::temp_directory_path() / ("caisson-simulation-" + std::to_string(::getpid()) + ".toml"))
+  explicit configuration_file(const std::string& name, const std::string& more = {}) {
+    path = (std::filesystem::temp_directory_path() /
+            ("caisson-simulation-" + std::to_string(::getpid()) + name + ".toml"))
                .string();
     std::ofstream out{path};
     out << "[hypervisor.qemu]\n"
@@ -72,7 +74,8 @@ struct configuration_file {
            "default_maxmemory = 4096\n"
            "memory_slots = 10\n"
            "default_vcpus = 1\n"
-           "default_maxvcpus = 4\n";
+           "default_maxvcpus = 4\n"
+        << more;
     out.close();
     std::filesystem::permissions(path, std::filesystem::perms::owner_read | std::filesystem::perms::owner_write);
   }
@@ -84,7 +87,7 @@ struct configuration_file {
 };
 
 config::host_facts facts() {
-  static const configuration_file file;
+  static const configuration_file file{""};
   auto f = config::read_host_facts();
   f.memory_bytes = std::uint64_t{64} << 30;
   f.cpus = 8;
@@ -96,6 +99,14 @@ config::host_facts facts() {
 }
 
 } // namespace
+
+const std::string& autosize_config_path() {
+  static const configuration_file file{"-autosize",
+                                       "[runtime.caisson]\nmemory_autosize = true\nmemory_autosize_ceiling = 2048\n"
+                                       "memory_autosize_step = 64\nmemory_autosize_headroom = 96\n"
+                                       "memory_autosize_cool_down = 10\n"};
+  return file.path;
+}
 
 house::house(std::uint64_t s, const backends::simulated::fault_plan& plan)
     : seed{s}, world{std::make_shared<backends::simulated::world>(plan)} {
@@ -123,6 +134,11 @@ engine_run::engine_run(house& h, std::uint64_t seed) : house_{h}, sys_{std::make
   events_ = caf::actor_cast<caf::actor>(set.sandbox.events);
   set.sandbox.host = system.spawn(model_host, &h, fence_);
   host_ = caf::actor_cast<caf::actor>(set.sandbox.host);
+  budget::settings budget_set;
+  budget_set.host = set.sandbox.host;
+  set.sandbox.budget = system.spawn(budget::budget_keeper, budget_set);
+  set.sandbox.simulated_takes_memory = true;
+  budget_ = caf::actor_cast<caf::actor>(set.sandbox.budget);
   set.sandbox.random = [dice = std::make_shared<backends::simulated::dice>(seed ^ 0x5EED)] { return dice->next() | 1; };
   set.sandbox.now_unix_ms = [this] { return house_.unix_ms + duration_cast<milliseconds>(sys_->now()).count(); };
   set.sandbox.host_boot_id = "one";
@@ -153,7 +169,7 @@ void engine_run::kill() {
 engine_run::~engine_run() {
   const bool killed = fence_->down;
   house_.unix_ms += duration_cast<milliseconds>(sys_->now()).count();
-  for (const auto& a : {caf::actor_cast<caf::actor>(engine_), config_, events_, host_, journal_})
+  for (const auto& a : {caf::actor_cast<caf::actor>(engine_), config_, events_, budget_, host_, journal_})
     caf::anon_send_exit(a, caf::exit_reason::user_shutdown);
   engine_ = nullptr;
   try {

@@ -28,8 +28,12 @@ struct house {
   std::shared_ptr<backends::simulated::world> world;
   journal_store_ptr journal;
   std::set<std::string> directories;        ///< run directories of sandboxes
+  std::uint64_t available_bytes = std::uint64_t{60} << 30; ///< of the host's memory
   std::int64_t unix_ms = 1'700'000'000'000; ///< when the present engine began
 };
+
+/// A configuration whose sandboxes follow their load, from 256 MiB to 2 GiB.
+const std::string& autosize_config_path();
 
 /// One engine: all its actors under the test scheduler.
 class engine_run {
@@ -51,7 +55,7 @@ private:
   std::shared_ptr<fence> fence_ = std::make_shared<fence>();
   std::unique_ptr<deterministic_system> sys_;
   std::unique_ptr<backends::provider> provider_;
-  caf::actor journal_, events_, config_, host_;
+  caf::actor journal_, events_, config_, host_, budget_;
   engine_actor engine_;
 };
 

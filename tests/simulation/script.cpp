@@ -16,7 +16,9 @@ constexpr std::uint64_t mib = 1u << 20;
 } // namespace
 
 script::script(script_options o)
-    : options_{std::move(o)}, dice_{options_.seed * 0x9E3779B97F4A7C15u + 7}, house_{options_.seed, options_.plan} {}
+    : options_{std::move(o)}, dice_{options_.seed * 0x9E3779B97F4A7C15u + 7}, house_{options_.seed, options_.plan} {
+  house_.available_bytes = options_.available_bytes;
+}
 
 void script::problem(std::string text) {
   note("PROBLEM: " + text);
@@ -65,10 +67,16 @@ void script::create() {
   m.set_memory_bytes(sizes[dice_.between(0, dice_.chance(0.9) ? 4 : 6)]);
   m.set_vcpus(static_cast<std::uint32_t>(dice_.between(0, dice_.chance(0.9) ? 2 : 9)));
   m.set_memory_method(static_cast<v1::MemoryMethod>(dice_.between(0, 2)));
+  const bool follows = options_.autosize && dice_.chance(0.6);
+  if (follows) {
+    m.set_config_path(autosize_config_path());
+    m.set_memory_bytes(256 * mib);
+  }
   if (auto why = validate(m))
     return;
   auto& k = known_[name];
   k.name = name;
+  k.follows = follows;
   ask<v1::SandboxStatus>(
       "create " + name, longest_answer,
       [this, name](const pending_answer<v1::SandboxStatus>& a) {
@@ -226,6 +234,25 @@ void script::exec(known& k) {
       link_atom::value, k.name);
 }
 
+// A workload takes memory for a while, more than there is at times.
+void script::load(known& k) {
+  ask<guest_link_ptr>(
+      "load in " + k.name, longest_answer, [this, name = k.name, mib_held = dice_.between(50, 1500),
+                                            seconds = dice_.between(1, 60)](const pending_answer<guest_link_ptr>& a) {
+        if (!a.value() || !*a.value())
+          return;
+        v1::ExecStart start;
+        for (const auto& word : {std::string{"hold"}, std::to_string(mib_held), std::to_string(seconds)})
+          start.add_argv(word);
+        guest_exec_events e;
+        e.on_started = [] {};
+        e.on_stdout = e.on_stderr = [](std::span<const std::byte>) {};
+        e.on_end = [](std::variant<v1::ExecExited, v1::Error>) {};
+        loads_.push_back((*a.value())->exec(start, e));
+      },
+      link_atom::value, k.name);
+}
+
 void script::act() {
   const auto what = dice_.between(0, 99);
   auto* k = pick(true);
@@ -272,7 +299,7 @@ void script::act() {
     return ask<v1::SandboxStatus>("resume " + k->name, longest_answer, {}, m);
   }
   if (what < 93)
-    return exec(*k);
+    return k->follows && dice_.chance(0.8) ? load(*k) : exec(*k);
   if (what < 95)
     return ask<std::string>("console " + k->name, 30s, {}, console_atom::value, k->name);
   if (what < 97 && !k->last_operation.empty()) {
@@ -346,6 +373,7 @@ void script::kill_engine() {
     }
   }
   open_.clear();
+  loads_.clear();
   run_.reset();
   house_.unix_ms += static_cast<std::int64_t>(dice_.between(0, 5'000));
   run_ = std::make_unique<engine_run>(house_, dice_.next());
@@ -389,6 +417,7 @@ script_result script::run() {
   }
   settle();
   compare();
+  loads_.clear();
   remove_everything();
   run_.reset();
   return std::move(result_);

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "messages/validate.hpp"
+#include "actors/guest_agent/guest_link.hpp"
 #include "tests/simulation/house.hpp"
 
 namespace caisson::tests {
@@ -23,12 +24,15 @@ struct script_options {
   int kills = 0;            ///< of the engine, at random steps
   bool accidents = true;    ///< VMMs and guests are killed too
   bool undisturbed = false; ///< the plan has no faults: what was accepted has to succeed
+  bool autosize = false;    ///< some sandboxes follow their load
+  std::uint64_t available_bytes = std::uint64_t{60} << 30; ///< of the host's memory
 };
 
 struct script_result {
   std::vector<std::string> problems;
   std::string trace; ///< what was asked and answered, in order; the same for the same seed
   int requests = 0, kills = 0;
+  int promises_refused = 0, autosized = 0;
   int converged = 0, partly = 0, failed = 0, created = 0, refused = 0;
   std::uint64_t steps = 0;
 };
@@ -60,6 +64,7 @@ private:
     bool ending = false;            // a stop or removal was asked for
     bool removed = false;           // and a removal answered
     bool hurt = false;              // its VMM or guest was killed, or may have been by the plan
+    bool follows = false;           // its load, unless it was resized
     bool disturbed = false;         // paused, cancelled or cut off while a resize may have been under way
     std::optional<bool> must_exist; // a creation that was unanswered when the engine was killed
     std::uint64_t boot_bytes = 0;
@@ -77,6 +82,8 @@ private:
   void resize(known& k);
   void await(known& k, const v1::Operation& op);
   void exec(known& k);
+  void load(known& k);
+  void check_budget();
   void advance();
   void kill_engine();
   void collect();
@@ -98,6 +105,7 @@ private:
   std::unique_ptr<engine_run> run_;
   std::vector<open_request> open_;
   std::map<std::string, known> known_;
+  std::vector<std::shared_ptr<guest_exec>> loads_;
   int created_ = 0;
   script_result result_;
 };
@@ -113,6 +121,7 @@ void script::ask(std::string what, std::chrono::nanoseconds limit, std::function
                      note(what + (answer.value() ? ": answered" : ": " + text_of(answer.error())));
                      if (!answer.value()) {
                        ++result_.refused;
+                       result_.promises_refused += code_of(answer.error()) == ec::host_resources;
                        require(!text_of(answer.error()).empty(), [&] { return what + ": an error without a text"; });
                        require(code_of(answer.error()) != ec::internal,
                                [&] { return what + ": an internal error: " + text_of(answer.error()); });

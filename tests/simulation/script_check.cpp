@@ -9,6 +9,52 @@ namespace caisson::tests {
 
 using namespace std::chrono_literals;
 
+// What is promised is what the sandboxes have a right to, and never more than the host can give.
+void script::check_budget() {
+  v1::SandboxList list;
+  ask<v1::SandboxList>(
+      "list", 60s,
+      [&](const pending_answer<v1::SandboxList>& a) {
+        if (a.value())
+          list = *a.value();
+        else
+          problem("list: " + text_of(a.error()));
+      },
+      v1::ListSandboxes{});
+  run_->sys().run_for(10s);
+  collect();
+  std::uint64_t needed = 0;
+  for (const auto& s : list.sandboxes()) {
+    if (!has_vm(s.state())) {
+      require(s.memory().promised_bytes() == 0, [&] { return s.name() + ": it has ended, and memory is promised to it"; });
+      continue;
+    }
+    const auto real = house_.world->look(s.id());
+    const auto least = std::max(s.memory().target_bytes(), real.boot_bytes + real.plugged_bytes);
+    require(s.memory().promised_bytes() >= least, [&] {
+      return s.name() + ": " + std::to_string(s.memory().promised_bytes() / (1 << 20)) + " MiB are promised to it, and " +
+             std::to_string(least / (1 << 20)) + " MiB are its target or plugged";
+    });
+    needed += s.memory().promised_bytes();
+  }
+  ask<v1::EngineStatus>(
+      "engine", 60s,
+      [this, needed](const pending_answer<v1::EngineStatus>& a) {
+        if (!a.value())
+          return problem("engine: " + text_of(a.error()));
+        const auto& b = a->budget();
+        require(b.promised_bytes() == needed, [&] {
+          return "the budget has promised " + std::to_string(b.promised_bytes() / (1 << 20)) + " MiB, the sandboxes know of " +
+                 std::to_string(needed / (1 << 20)) + " MiB";
+        });
+        require(b.promised_bytes() + b.reserve_bytes() <= options_.available_bytes || b.promised_bytes() == 0,
+                [&] { return "more is promised than the host has"; });
+      },
+      v1::GetEngine{});
+  run_->sys().run_for(10s);
+  collect();
+}
+
 void script::compare() {
   v1::SandboxList list;
   ask<v1::SandboxList>(
@@ -54,6 +100,10 @@ void script::compare() {
       });
     };
     note(s.name() + " is " + v1::SandboxState_Name(s.state()));
+    result_.autosized += !s.operation().cause().empty();
+    if (s.memory().has_autosize())
+      require(real.boot_bytes + real.plugged_bytes <= s.memory().autosize().ceiling_bytes(),
+              [&] { return s.name() + ": automatic memory has gone above its ceiling"; });
     if (has_vm(s.state())) {
       with_vm.insert(s.id());
       require(real.state == (s.state() == v1::SANDBOX_STATE_RUNNING ? v1::VM_STATE_RUNNING : v1::VM_STATE_PAUSED), [&] {
@@ -125,6 +175,7 @@ void script::compare() {
       }
     }
   }
+  check_budget();
   for (const auto& [name, k] : known_) {
     const bool listed = std::any_of(list.sandboxes().begin(), list.sandboxes().end(),
                                     [&, n = name](const auto& s) { return s.name() == n; });
@@ -166,6 +217,7 @@ void script::remove_everything() {
         m);
   }
   settle();
+  check_budget();
   for (const auto& id : house_.world->machines())
     problem("VM " + id + " is left");
   require(house_.world->verbs_under_way() == 0, [&] { return "verbs are left under way in the world"; });

@@ -42,6 +42,7 @@ template <class Make> script_result run_all(Make make) {
     script s{make(seed)};
     const auto r = s.run();
     sum.requests += r.requests, sum.kills += r.kills, sum.converged += r.converged, sum.partly += r.partly;
+    sum.promises_refused += r.promises_refused, sum.autosized += r.autosized;
     sum.failed += r.failed, sum.created += r.created, sum.refused += r.refused;
     bad += !r.problems.empty();
     for (const auto& p : r.problems)
@@ -52,9 +53,9 @@ template <class Make> script_result run_all(Make make) {
       std::printf("%s", r.trace.c_str());
   }
   std::printf("seeds %llu..%llu: %d requests, %d refused, %d sandboxes, %d resizes converged, %d partly, %d failed, %d "
-              "engines killed\n",
+              "engines killed, %d promises refused, %d changes of automatic memory\n",
               static_cast<unsigned long long>(range.first), static_cast<unsigned long long>(range.last), sum.requests,
-              sum.refused, sum.created, sum.converged, sum.partly, sum.failed, sum.kills);
+              sum.refused, sum.created, sum.converged, sum.partly, sum.failed, sum.kills, sum.promises_refused, sum.autosized);
   return sum;
 }
 
@@ -103,6 +104,23 @@ TEST(simulation, an_engine_that_is_killed_among_faults_leaves_nothing_behind) {
     o.kills = 2;
     return o;
   });
+}
+
+TEST(simulation, memory_follows_the_load_within_what_the_host_can_give) {
+  const auto sum = run_all([](std::uint64_t seed) {
+    script_options o;
+    o.seed = seed;
+    o.plan = seed % 3 == 0 ? backends::simulated::seeded_fault_plan(seed + 11'000) : backends::simulated::fault_plan{};
+    o.plan.seed = seed;
+    o.autosize = true;
+    o.kills = seed % 4 == 0 ? 1 : 0;
+    o.available_bytes = (4 + seed % 5) << 30; // some get nothing
+    return o;
+  });
+  if (seeds().last - seeds().first >= 49) {
+    EXPECT_GT(sum.promises_refused, 0);
+    EXPECT_GT(sum.autosized, 0);
+  }
 }
 
 TEST(simulation, the_same_seed_is_the_same_run) {
