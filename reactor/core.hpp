@@ -9,6 +9,7 @@
 
 #include <array>
 #include <atomic>
+#include <map>
 #include <mutex>
 #include <set>
 #include <thread>
@@ -36,6 +37,9 @@ public:
   bool post(std::function<void()> work); // false: dropped, the end has come
   void enlist(const std::shared_ptr<open_thing>& thing) { things_.insert(thing); }
   void dismiss(const std::shared_ptr<open_thing>& thing) { things_.erase(thing); }
+
+  /// What waits for a port of a guest, by endpoint: the newest of each. On the thread.
+  std::map<std::string, std::weak_ptr<open_thing>> openings;
 
   asio::io_context io{1};
   std::array<std::byte, read_turn_bytes> read_buffer; // one for all pipes: reads are turns of one thread

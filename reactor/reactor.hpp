@@ -104,8 +104,9 @@ public:
   bool on_thread() const;
   const std::shared_ptr<core>& shared_core() const { return core_; } ///< for the other files of this folder
 
-  /// "unix:PATH" connects; "hybrid-vsock:PATH:PORT" connects, sends "CONNECT PORT\n" and waits up to 10 s for "OK
-  /// ...\n". No retry: the caller knows how long it makes sense. Thread safe.
+  /// "unix:PATH" connects, once. "hybrid-vsock:PATH:PORT" connects, sends "CONNECT PORT\n" and waits for "OK ...\n", again and
+  /// again until something in the guest listens there; it ends when the VMM is gone, when the same endpoint is opened once
+  /// more, or after five minutes. Thread safe.
   void open(const std::string& endpoint,
             std::function<void(std::unique_ptr<byte_pipe>, std::string error)> done) override;
   executor& runs_on() override { return *this; }
