@@ -108,14 +108,14 @@ void autosizer::wished(moment now, const autosize_wish& wish, std::uint64_t has_
   surplus_since_.reset();
 }
 
-void autosizer::ended(moment now, std::uint64_t has_bytes) {
+void autosizer::ended(moment now, std::uint64_t has_bytes, bool refused_by_host) {
   if (!wished_from_)
     return;
   if (has_bytes != *wished_from_) {
     retry_ = {};
     not_before_ = now;
   } else {
-    retry_ = std::clamp(retry_ * 2, pace_.first_retry, pace_.slowest_retry);
+    retry_ = std::clamp(retry_ * 2, pace_.first_retry, refused_by_host ? pace_.slowest_retry : pace_.slowest_guest_retry);
     not_before_ = now + retry_;
   }
   wished_from_.reset();
@@ -125,7 +125,8 @@ void autosizer::ended(moment now, std::uint64_t has_bytes) {
 std::uint64_t workload_high_bytes(std::uint64_t total_bytes, std::uint64_t boot_total_bytes,
                                   std::uint64_t own_use_bytes) {
   const auto map = less(total_bytes, boot_total_bytes) / map_ratio;
-  const auto reserve = std::min(guest_reserve_bytes, boot_total_bytes / 8);
+  // Below what a plan leaves to the guest no memory could be plugged any more, and a guest swings around its limits.
+  const auto reserve = std::clamp(boot_total_bytes / 8, guest_reserve_bytes + 8 * mib, 2 * guest_reserve_bytes);
   return less(total_bytes, own_use_bytes + map + reserve);
 }
 

@@ -36,6 +36,7 @@ struct autosize_pace {
   std::chrono::milliseconds pressure_lasts{3'000}; ///< a notice counts for so long
   std::chrono::milliseconds first_retry{1'000};    ///< after a change that was refused or came to nothing; doubles
   std::chrono::milliseconds slowest_retry{60'000};
+  std::chrono::milliseconds slowest_guest_retry{8'000}; ///< where it was the guest that could not
 };
 
 /// What is known at a moment.
@@ -73,7 +74,7 @@ public:
   void wished(moment now, const autosize_wish& wish, std::uint64_t has_bytes);
 
   /// It is over: refused, or done as far as it went.
-  void ended(moment now, std::uint64_t has_bytes);
+  void ended(moment now, std::uint64_t has_bytes, bool refused_by_host = false);
 
 private:
   autosize_policy policy_;

@@ -95,10 +95,10 @@ void wish(self_ptr self, const autosize_wish& what) {
             self->state.automatic.wishing = false;
             self->state.automatic.following = true;
           },
-          [self](caf::error&) {
+          [self](caf::error& why) {
             auto& s = self->state;
             s.automatic.wishing = false;
-            s.automatic.sizer.ended(now(self), s.book.has_bytes());
+            s.automatic.sizer.ended(now(self), s.book.has_bytes(), code_of(why) == ec::host_resources);
           });
 }
 

@@ -37,7 +37,7 @@ struct model {
     cause = wish->cause;
     if (!refuses)
       has = wish->target_bytes;
-    sizer.ended(now, has);
+    sizer.ended(now, has, refuses);
     return true;
   }
 
@@ -137,7 +137,7 @@ TEST(autosize, whole_granules_only_and_never_above_the_ceiling) {
   p.ceiling_bytes = 1000 * mib;
   autosizer a;
   a.set(p);
-  const auto wish = a.look({}, {900 * mib, 512 * mib, 128 * mib, 0, false});
+  const auto wish = a.look({}, {768 * mib, 512 * mib, 128 * mib, 0, false});
   ASSERT_TRUE(wish);
   EXPECT_EQ(wish->target_bytes, (512 + 3 * 128) * mib) << "the next whole DIMM would be above 1000 MiB";
 }
@@ -204,8 +204,8 @@ TEST(workload_limit, stands_just_under_what_the_guest_has) {
   const auto boot = 450 * mib;
   const auto own = own_use_bytes(boot, boot, 390 * mib, 0);
   EXPECT_EQ(own, 60 * mib);
-  EXPECT_EQ(workload_high_bytes(boot, boot, own), 358 * mib);
-  EXPECT_EQ(workload_high_bytes(boot + 1024 * mib, boot, own), (450 + 1024 - 60 - 16 - 32) * mib);
+  EXPECT_EQ(workload_high_bytes(boot, boot, own), 450 * mib - 60 * mib - boot / 8);
+  EXPECT_EQ(workload_high_bytes(boot + 1024 * mib, boot, own), (450 + 1024 - 60 - 16) * mib - boot / 8);
   EXPECT_EQ(own_use_bytes(boot, boot, 0, 0), boot / 4) << "a claim of nothing available is not believed";
   EXPECT_EQ(own_use_bytes(boot, boot, 400 * mib, 200 * mib), 32 * mib);
   EXPECT_EQ(workload_high_bytes(0, boot, own), 0u);

@@ -26,6 +26,7 @@ struct hotplug_scene : testing::Test {
       std::make_shared<heard<v1::MemoryStatus, v1::VcpuStatus>>();
   backend_actor backend;
   guest_agent_actor agent;
+  resize_actor wishes; ///< of automatic memory; nobody unless a test has one
   memory_hotplug_actor memory;
   vcpu_hotplug_actor vcpus;
 
@@ -44,6 +45,7 @@ struct hotplug_scene : testing::Test {
     auto listener = sys.listener<hotplug_listener>(told);
     memory_hotplug::settings m;
     m.sandbox_id = "s1";
+    m.wishes = wishes;
     memory = sys.track(sys.system().spawn(memory_hotplug::memory_hotplug, m, backend, agent, listener));
     vcpu_hotplug::settings c;
     c.sandbox_id = "s1";

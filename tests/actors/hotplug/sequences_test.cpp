@@ -9,6 +9,7 @@ namespace {
 
 struct sequence : hotplug_scene {
   std::mt19937_64 dice;
+  std::size_t looked_at = 0; // of what was told
   std::uint64_t roll(std::uint64_t n) { return dice() % n; }
   bool chance(int percent) { return roll(100) < static_cast<std::uint64_t>(percent); }
 
@@ -30,8 +31,43 @@ struct sequence : hotplug_scene {
     vm->takes = std::chrono::milliseconds{roll(4) == 0 ? 4'000 : 50};
     vm->lose_events = chance(20);
     vm->event_delay = std::chrono::milliseconds{chance(30) ? roll(5'000) : 0};
-    if (chance(30))
-      vm->before_verb = [this] { misbehave(); };
+    const bool rebels = chance(30);
+    vm->before_verb = [this, rebels] {
+      bounds();
+      if (rebels)
+        misbehave();
+    };
+  }
+
+  /// What must hold at every moment, looked at before each verb: what the model has, was asked to have, and what was told.
+  void bounds() {
+    EXPECT_LE(vm->boot + vm->plugged(), vm->max) << "never above the maximum";
+    EXPECT_LE(vm->boot + vm->virtio_requested, vm->max) << "nor is more asked for";
+    EXPECT_LE(vm->dimms.size(), vm->slots);
+    const auto& all = told->of<v1::MemoryStatus>();
+    for (; looked_at < all.size(); ++looked_at) {
+      const auto& m = all[looked_at];
+      EXPECT_EQ(m.boot_bytes(), vm->boot) << "what there was at boot is never taken";
+      EXPECT_GE(m.target_bytes(), vm->boot);
+      EXPECT_LE(m.target_bytes(), vm->max);
+      EXPECT_LE(m.boot_bytes() + m.plugged_bytes(), vm->max);
+      EXPECT_LE(m.slots_used(), vm->slots);
+    }
+  }
+
+  /// The ledger, the model, and what the backend reads back are one.
+  void agree() {
+    v1::InspectVm look;
+    look.set_sandbox_id("s1");
+    look.set_deadline_ms(5'000);
+    auto read = sys.ask<v1::VmObserved>(backend, look);
+    sys.run_until([&] { return read.done(); });
+    ASSERT_TRUE(read.value());
+    const auto book = status(true);
+    EXPECT_EQ(book.plugged_bytes(), vm->plugged()) << "the ledger is what the VMM has";
+    EXPECT_EQ(read.value()->plugged_bytes(), vm->plugged()) << "and what is read back";
+    EXPECT_EQ(book.boot_bytes(), vm->boot);
+    EXPECT_EQ(book.slots_used(), vm->dimms.size());
   }
 
   void misbehave() {
@@ -145,14 +181,13 @@ struct sequence : hotplug_scene {
       sys.run_until([&] { return std::ranges::all_of(asked, [](auto& a) { return a.done(); }); }, 30min);
       for (const auto& a : asked)
         check(a, at_once == 1 && vm->event_delay.count() == 0 && vm->vm_state == v1::VM_STATE_RUNNING);
-      ASSERT_LE(vm->boot + vm->plugged(), vm->max) << "never above the maximum";
-      ASSERT_LE(vm->dimms.size(), vm->slots);
+      bounds();
       vm->agent_silent = false;
       vm->silent_looks = 0;
       sys.run_for(20s);
       if (vm->vm_state != v1::VM_STATE_RUNNING)
         break;
-      ASSERT_EQ(status(true).plugged_bytes(), vm->plugged()) << "the ledger is what the VMM has";
+      agree();
       sys.run_for(1s);
       ASSERT_TRUE(vm->offline.empty()) << "nothing stays offline that stays";
       ASSERT_EQ(vm->workload_high, 0u) << "the workload is held only while memory leaves";
@@ -162,7 +197,7 @@ struct sequence : hotplug_scene {
 
 TEST(hotplug_sequences, keep_the_ledger_true_and_answer_everybody) {
   const char* more = std::getenv("CAISSON_PROPERTY_RUNS");
-  const auto runs = more ? std::strtoull(more, nullptr, 10) : 2'000;
+  const auto runs = more ? std::strtoull(more, nullptr, 10) : 5'000;
   const char* one = std::getenv("CAISSON_SEED");
   for (std::uint64_t i = 1; i <= (one ? 1 : runs); ++i) {
     const auto seed = one ? std::strtoull(one, nullptr, 10) : i;

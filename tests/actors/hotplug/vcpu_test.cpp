@@ -32,6 +32,25 @@ TEST_F(hotplug_scene, vcpus_are_taken_offline_first_and_then_unplugged) {
   EXPECT_EQ(vm->verbs, strings{"vcpus 2"});
 }
 
+TEST_F(hotplug_scene, an_unplug_is_over_when_the_guest_has_let_go_or_its_patience_has_ended) {
+  vm->vcpus = vm->cpus_online = 4;
+  vm->vcpus_leave_after_looks = 3;
+  up();
+  auto a = set_vcpus(2);
+  until(a);
+  ASSERT_TRUE(a.value()) << text_of(a.error());
+  EXPECT_EQ(a->vcpus().plugged(), 2u) << a->why();
+  EXPECT_EQ(a->why(), "");
+  EXPECT_EQ(vm->verbs, strings{"vcpus 2"}) << "asked once";
+
+  vm->vcpus_leave_after_looks = 1'000'000;
+  auto b = set_vcpus(1, "op2");
+  until(b);
+  EXPECT_EQ(b->state(), v1::OPERATION_STATE_CONVERGED);
+  EXPECT_EQ(b->vcpus().plugged(), 2u);
+  EXPECT_NE(b->why().find("1 vCPU still plugged and offline"), std::string::npos) << b->why();
+}
+
 TEST_F(hotplug_scene, where_the_vmm_cannot_unplug_they_stay_offline_and_are_used_again) {
   vm->vcpu_unplug = false;
   vm->vcpus = vm->cpus_online = 3;
