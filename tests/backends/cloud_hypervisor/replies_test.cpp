@@ -3,6 +3,10 @@
 #include <gtest/gtest.h>
 #include <rapidcheck/gtest.h>
 
+#include <nlohmann/json.hpp>
+
+#include <fstream>
+
 #include "backends/cloud-hypervisor/events.hpp"
 #include "backends/cloud-hypervisor/http_reply.hpp"
 #include "backends/cloud-hypervisor/reply.hpp"
@@ -188,6 +192,42 @@ TEST(replies, devices_and_counters) {
   EXPECT_EQ((*counters)[1].value, ~std::uint64_t{0});
   EXPECT_FALSE(parse_counters(R"({"_disk0":{"read_bytes":-1}})"));
   EXPECT_FALSE(parse_counters(R"({"_disk0":7})"));
+}
+
+TEST(replies, all_that_were_recorded_are_understood) {
+  std::ifstream in{CAISSON_CH_RECORDING};
+  ASSERT_TRUE(in) << CAISSON_CH_RECORDING;
+  int infos = 0;
+  int counters = 0;
+  int devices = 0;
+  int errors = 0;
+  for (std::string line; std::getline(in, line);) {
+    auto each = nlohmann::json::parse(line);
+    if (!each.contains("reply") || !each["reply"].is_string() || !each["code"].is_string())
+      continue;
+    const auto body = each["reply"].get<std::string>();
+    const auto code = each["code"].get<std::string>();
+    const auto verb = each["ep"].get<std::string>();
+    if (code == "200" && verb == "vm.info") {
+      auto info = parse_info(body);
+      EXPECT_TRUE(info) << info.error;
+      EXPECT_NE(info ? info->state : vm_state::other, vm_state::other) << body;
+      ++infos;
+    } else if (code == "200" && verb == "vm.counters") {
+      EXPECT_EQ(parse_counters(body).error, "") << body;
+      ++counters;
+    } else if (code == "200" && verb.starts_with("vm.add-")) {
+      EXPECT_EQ(parse_pci_device(body).error, "") << body;
+      ++devices;
+    } else if (code >= "400" && code <= "599" && !body.empty()) {
+      EXPECT_FALSE(read_error_chain(body).empty()) << body;
+      ++errors;
+    }
+  }
+  EXPECT_GT(infos, 20);
+  EXPECT_GT(counters, 0);
+  EXPECT_GT(devices, 3);
+  EXPECT_GT(errors, 100);
 }
 
 RC_GTEST_PROP(replies, a_changed_byte_gives_a_value_or_an_error, ()) {
