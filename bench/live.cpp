@@ -6,7 +6,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -16,6 +15,7 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
+#include "bench/measure.hpp"
 #include "engine/service.hpp"
 #include "tests/guest/agent_client.hpp"
 #include "tests/guest/live_guest.hpp"
@@ -24,43 +24,9 @@ namespace {
 
 namespace fs = std::filesystem;
 using namespace caisson;
-using clock_type = std::chrono::steady_clock;
+using namespace caisson::bench;
 using guest_protocol::agent_client;
 using guest_protocol::live_guest;
-
-constexpr std::uint64_t mib = 1024 * 1024;
-
-double ms_since(clock_type::time_point start) {
-  return std::chrono::duration<double, std::milli>(clock_type::now() - start).count();
-}
-
-struct series {
-  std::vector<double> values;
-  void add(double v) { values.push_back(v); }
-  double median() const {
-    if (values.empty())
-      return 0;
-    auto sorted = values;
-    std::sort(sorted.begin(), sorted.end());
-    auto n = sorted.size();
-    return n % 2 ? sorted[n / 2] : (sorted[n / 2 - 1] + sorted[n / 2]) / 2;
-  }
-  double least() const { return values.empty() ? 0 : *std::min_element(values.begin(), values.end()); }
-  double most() const { return values.empty() ? 0 : *std::max_element(values.begin(), values.end()); }
-};
-
-template <class Reply, class Call> Reply blocking(std::string_view doing, Call call) {
-  std::promise<engine::outcome<Reply>> promise;
-  call([&](engine::outcome<Reply> o) { promise.set_value(std::move(o)); });
-  auto out = promise.get_future().get();
-  if (auto* why = std::get_if<v1::Error>(&out)) {
-    std::cerr << doing << ": " << why->text() << '\n';
-    for (const auto& line : why->console_tail())
-      std::cerr << "    " << line << '\n';
-    std::exit(1);
-  }
-  return std::get<Reply>(std::move(out));
-}
 
 struct settings {
   std::string guest;
@@ -69,16 +35,16 @@ struct settings {
   int many = 20;
 };
 
-class bench {
+class live_bench {
 public:
-  explicit bench(settings s) : set_{std::move(s)} {
+  explicit live_bench(settings s) : set_{std::move(s)} {
     auto base = fs::temp_directory_path() / fmt::format("caisson-bench-{}", ::getpid());
     fs::create_directories(base);
     fs::permissions(base, fs::perms::owner_all);
     base_ = base.string();
     reopen();
   }
-  ~bench() {
+  ~live_bench() {
     auto left = list();
     for (const auto& s : left.sandboxes())
       remove(s.id());
@@ -366,7 +332,7 @@ int main(int argc, char** argv) {
     return 1;
   }
   nlohmann::json out;
-  bench b{s};
+  live_bench b{s};
   for (const auto& what : wanted)
     out[what] = what == "start" ? b.start() : what == "resize" ? b.resize() : b.memory_and_idle();
   std::cout << out.dump(2) << '\n';
