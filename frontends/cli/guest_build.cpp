@@ -65,8 +65,8 @@ public:
     auto path = guest.parent_path() / ("." + guest.filename().string() + ".making");
     fd_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0644);
     if (fd_ < 0)
-      fail("host_missing", "no guest, and none can be made in " + guest.parent_path().string() + ": " + path.string() + ": " +
-                               std::strerror(errno) + "; say where one is with CAISSON_GUEST_DIR");
+      fail("host_missing", "no guest, and none can be made in " + guest.parent_path().string() + ": " + path.string() +
+                               ": " + std::strerror(errno) + "; say where one is with CAISSON_GUEST_DIR");
     if (::flock(fd_, LOCK_EX | LOCK_NB) == 0)
       return;
     print_notice("another command is making the guest in " + guest.string() + "; waiting for it", json);
@@ -155,10 +155,14 @@ recipe recipe_for(const std::string& architecture, const engine::directories& d,
   if (!of_build.empty()) {
     auto cmake = program_in_path("cmake");
     if (cmake.empty())
-      fail("host_missing", "no guest for " + architecture + ", and none can be made: cmake is not installed (apt-get install cmake)");
-    return {{cmake, "--build", of_build, "--target", architecture == "x86_64" ? "guest_image" : "guest_image_" + architecture},
-            architecture == "x86_64" ? "" : "; its agent is cross-compiled, for which ./scripts/prepare installs g++-aarch64-linux-gnu; "
-                                            "after that run cmake --preset release again"};
+      fail("host_missing",
+           "no guest for " + architecture + ", and none can be made: cmake is not installed (apt-get install cmake)");
+    return {{cmake, "--build", of_build, "--target",
+             architecture == "x86_64" ? "guest_image" : "guest_image_" + architecture},
+            architecture == "x86_64"
+                ? ""
+                : "; its agent is cross-compiled, for which ./scripts/prepare installs g++-aarch64-linux-gnu; "
+                  "after that run cmake --preset release again"};
   }
   fs::path programs = d.programs;
   for (const char* step : {"../share/caisson/guest-build", "../../share/caisson/guest-build"}) {
@@ -174,9 +178,10 @@ recipe recipe_for(const std::string& architecture, const engine::directories& d,
                                " before the installation, or say where a guest is with CAISSON_GUEST_DIR");
     auto python = program_in_path("python3");
     if (python.empty())
-      fail("host_missing", "no guest for " + architecture + ", and none can be made: python3 is not installed (apt-get install python3)");
-    return {{python, script.string(), "--arch", architecture, "--agent", agent.string(), "--agent-version", CAISSON_VERSION, "--out",
-             guest},
+      fail("host_missing", "no guest for " + architecture +
+                               ", and none can be made: python3 is not installed (apt-get install python3)");
+    return {{python, script.string(), "--arch", architecture, "--agent", agent.string(), "--agent-version",
+             CAISSON_VERSION, "--out", guest},
             ""};
   }
   return {};
@@ -199,13 +204,15 @@ bool made(const command_context& c, const v1::CreateSandbox& create) {
                    " (once; Debian's kernel package is downloaded for it)",
                c.global.json);
   if (auto why = failure_of(how.words, "guest for " + *architecture + ": ", c.global.json))
-    fail("host_missing", "no guest for " + *architecture + ", and it could not be made in " + guest + ": " + *why + how.mend);
+    fail("host_missing",
+         "no guest for " + *architecture + ", and it could not be made in " + guest + ": " + *why + how.mend);
   return there(*architecture, d);
 }
 
 } // namespace
 
-int with_guest(const command_context& c, const v1::CreateSandbox& create, bool may_make, const std::function<int()>& attempt) {
+int with_guest(const command_context& c, const v1::CreateSandbox& create, bool may_make,
+               const std::function<int()>& attempt) {
   try {
     return attempt();
   } catch (const failed& refused) {

@@ -1,5 +1,5 @@
-// `caisson run` where there is no guest: it is made by the script of the installation, here one that only pretends, and the
-// engine is asked again.
+// `caisson run` where there is no guest: it is made by the script of the installation, here one that only pretends, and
+// the engine is asked again.
 
 #include <gtest/gtest.h>
 
@@ -66,11 +66,13 @@ protected:
 
   /// A script that notes each call, says what it does, and then does this.
   void script(const std::string& then) const {
-    program_file("prefix/share/caisson/guest-build/build",
-                 "import os, sys\n"
-                 "out = sys.argv[sys.argv.index('--out') + 1]\n"
-                 "open('" + (directory / "calls").string() + "', 'a').write(' '.join(sys.argv[1:]) + '\\n')\n"
-                 "print('unpacking the kernel', flush=True)\n" + then);
+    program_file("prefix/share/caisson/guest-build/build", "import os, sys\n"
+                                                           "out = sys.argv[sys.argv.index('--out') + 1]\n"
+                                                           "open('" +
+                                                               (directory / "calls").string() +
+                                                               "', 'a').write(' '.join(sys.argv[1:]) + '\\n')\n"
+                                                               "print('unpacking the kernel', flush=True)\n" +
+                                                               then);
   }
 
   std::vector<std::string> words(std::vector<std::string> more = {}) const {
@@ -113,7 +115,8 @@ TEST_F(guest_build, a_missing_guest_is_made_and_the_run_goes_on) {
   EXPECT_NE(got.err.find("unpacking the kernel"), std::string::npos) << "what is done is told: " << got.err;
   EXPECT_NE(got.err.find(service.guest.string()), std::string::npos) << got.err;
   EXPECT_NE(calls().find("--arch " + architecture()), std::string::npos) << calls();
-  EXPECT_NE(calls().find("--agent " + (directory / "prefix/share/caisson/guest-build/agents").string()), std::string::npos);
+  EXPECT_NE(calls().find("--agent " + (directory / "prefix/share/caisson/guest-build/agents").string()),
+            std::string::npos);
   EXPECT_EQ(run_program(words({"--name", "b"})).status, 0);
   const auto made = calls();
   EXPECT_EQ(std::count(made.begin(), made.end(), '\n'), 1) << "once: " << made;
