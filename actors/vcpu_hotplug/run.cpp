@@ -263,14 +263,27 @@ void ask_quota(self_ptr self) {
 
 // ---- the VMM ----
 
+void verb_done(self_ptr self);
+
+void unplug_taken(self_ptr self) {
+  self->state.running->unplug_asked = true;
+  be_patient(self);
+  verb_done(self);
+}
+
 void verb_done(self_ptr self) {
   auto& st = self->state;
   auto& c = *st.running;
   c.acting = false;
   const auto& s = c.steps[c.at];
-  if (s.what == action::unplug && st.now.plugged() > s.count)
+  if (s.what == action::unplug && st.now.plugged() > s.count) {
+    // The VMM has asked, and the guest takes a moment to let go.
+    if (c.unplug_asked && c.stop_why.empty() && now(self) < c.patience_end)
+      return wake_after(self, st.set.poll_interval, [self] { inspect(self, verb_done); });
     c.remarks.push_back(fmt::format("{} still plugged and offline, to be used again at the next growth",
                                     vcpus(st.now.plugged() - s.count)));
+  }
+  c.unplug_asked = false;
   if (s.what == action::plug && st.now.plugged() < s.count)
     return give_up(self, ec::backend_refused, fmt::format("the VMM has plugged {} of {}", st.now.plugged(), s.count));
   step_done(self);
@@ -303,7 +316,12 @@ void act(self_ptr self) {
             if (stale(self, turn))
               return;
             apply(self, seen);
-            if (!stale(self, turn))
+            if (stale(self, turn))
+              return;
+            auto& ch = *self->state.running;
+            if (ch.steps[ch.at].what == action::unplug)
+              unplug_taken(self);
+            else
               verb_done(self);
           },
           [self, turn](caf::error& why) {

@@ -50,6 +50,7 @@ struct change {
   std::size_t at = 0;  ///< of steps
   bool acting = false; ///< a verb is with the VMM
   bool redone = false; ///< this verb was sent a second time
+  bool unplug_asked = false; ///< the VMM has taken this unplug, the guest has not let go yet
   bool begun = false;
   std::uint32_t online_at_start = 0, plugged_at_start = 0, quota_at_start = 0;
   std::string stop_why; ///< not empty: ends after this step

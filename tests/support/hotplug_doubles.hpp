@@ -9,6 +9,7 @@
 #include <memory>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "messages/ports.hpp"
@@ -44,6 +45,7 @@ struct model_vm {
   std::uint32_t vcpus = 1, max_vcpus = 4;
   v1::VmState vm_state = v1::VM_STATE_RUNNING;
   bool vcpu_unplug = true;
+  int vcpus_leave_after_looks = 0; ///< the guest lets go only when it has been looked so often
   bool tells_addresses = false; ///< of DIMMs
   std::uint64_t next_address = 4 * gib;
 
@@ -81,6 +83,12 @@ struct model_vm {
   std::function<void(v1::VmEvent)> emit;
   std::function<void()> poke_agent;
   std::function<void()> before_verb; ///< a test's own hook
+
+  void looked_at() {
+    if (vcpus_leaving_to > 0 && --vcpus_leave_after_looks == 0)
+      vcpus = std::exchange(vcpus_leaving_to, 0);
+  }
+  std::uint32_t vcpus_leaving_to = 0;
 
   std::uint64_t plugged() const {
     auto sum = virtio_plugged;
@@ -238,6 +246,8 @@ struct model_vm {
   void perform(const v1::SetVmVcpus& m) {
     if (m.count() > vcpus)
       vcpus = std::min(m.count(), max_vcpus);
+    else if (vcpu_unplug && vcpus_leave_after_looks > 0)
+      vcpus_leaving_to = std::max(m.count(), cpus_online);
     else if (vcpu_unplug)
       vcpus = std::max(m.count(), cpus_online);
   }
@@ -353,6 +363,7 @@ inline backend_actor::behavior_type double_backend(backend_actor::stateful_point
           self->state.never.push_back(self->make_response_promise<v1::VmObserved>());
           return self->state.never.back();
         }
+        vm->looked_at();
         return vm->observed();
       },
       [verb](const v1::ApplyMemoryStep& m) { return verb(m); },
