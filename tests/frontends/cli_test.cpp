@@ -127,6 +127,24 @@ TEST_F(cli_test, status_without_a_name_is_the_engines) {
   EXPECT_TRUE(json::parse(caisson({"status", "--json"}).out).contains("state_directory"));
 }
 
+TEST_F(cli_test, backends_tells_of_each_and_architecture_what_it_can_or_why_it_cannot) {
+  auto all = caisson({"backends"});
+  EXPECT_EQ(all.status, 0) << all.err;
+  EXPECT_NE(all.out.find("qemu, aarch64"), std::string::npos) << all.out;
+  EXPECT_NE(all.out.find("not here: there is no cloud-hypervisor in PATH"), std::string::npos) << all.out;
+
+  auto one = caisson({"backends", "qemu", "--json"});
+  ASSERT_EQ(one.status, 0) << one.err;
+  const auto told = json::parse(one.out).at("backends");
+  ASSERT_EQ(told.size(), 1u);
+  ASSERT_EQ(told[0].at("architectures").size(), 2u);
+  EXPECT_EQ(told[0]["architectures"][1]["capabilities"]["architecture"], "aarch64");
+
+  auto none = caisson({"backends", "xen"});
+  EXPECT_EQ(none.status, 2);
+  EXPECT_NE(none.err.find("there are: qemu, cloud-hypervisor, simulated"), std::string::npos) << none.err;
+}
+
 TEST_F(cli_test, an_error_as_json_is_one_object_on_stderr) {
   auto got = caisson({"status", "nosuch", "--json"});
   EXPECT_EQ(got.status, 125);

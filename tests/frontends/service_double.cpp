@@ -295,9 +295,12 @@ void service_double::status(v1::GetEngine, engine::done<v1::EngineStatus> then) 
   then(s);
 }
 
-void service_double::describe(v1::DescribeHost, engine::done<v1::Capabilities> then) {
+void service_double::describe(v1::DescribeHost m, engine::done<v1::Capabilities> then) {
+  if (m.hypervisor() == "cloud-hypervisor")
+    return then(some_error("host_missing", "there is no cloud-hypervisor in PATH", 125));
   v1::Capabilities c;
-  c.set_backend("double");
+  c.set_backend(m.hypervisor().empty() ? "double" : m.hypervisor());
+  c.set_architecture(m.architecture());
   then(c);
 }
 

@@ -49,7 +49,7 @@ _caisson() {
   esac
   local verb=${_caisson_words[0]}
   if [[ -z $verb ]]; then
-    mapfile -t COMPREPLY < <(compgen -W "run exec console status list stop rm pause resume resize operation events check config firmware
+    mapfile -t COMPREPLY < <(compgen -W "run exec console status list stop rm pause resume resize operation events check backends config firmware
       --version $everywhere" -- "$cur")
     return
   fi
@@ -63,7 +63,7 @@ _caisson() {
   stop) options='--grace-ms' ;;
   rm) options='--only-stopped' ;;
   events) options='--from --follow' ;;
-  check) options='--config' ;;
+  check | backends) options='--config' ;;
   esac
   if [[ $cur == -* ]]; then
     mapfile -t COMPREPLY < <(compgen -W "$options $everywhere" -- "$cur")
@@ -74,6 +74,7 @@ _caisson() {
   exec | console | status | resize | pause | resume)
     ((${#_caisson_words[@]} > 1)) || mapfile -t COMPREPLY < <(compgen -W "$(_caisson_sandboxes)" -- "$cur")
     ;;
+  backends) ((${#_caisson_words[@]} > 1)) || mapfile -t COMPREPLY < <(compgen -W 'qemu cloud-hypervisor simulated' -- "$cur") ;;
   firmware) ((${#_caisson_words[@]} > 1)) || mapfile -t COMPREPLY < <(compgen -W 'list check prepare' -- "$cur") ;;
   config)
     ((${#_caisson_words[@]} > 1)) && mapfile -t COMPREPLY < <(compgen -f -- "$cur")

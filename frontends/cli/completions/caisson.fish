@@ -4,7 +4,7 @@ function __caisson_sandboxes
     caisson list 2>/dev/null | awk 'NR > 1 { print $1 }'
 end
 
-set -l verbs run exec console status list stop rm pause resume resize operation events check config firmware
+set -l verbs run exec console status list stop rm pause resume resize operation events check backends config firmware
 complete -c caisson -f
 complete -c caisson -l state-dir -r -a '(__fish_complete_directories)' -d 'Where sandboxes are remembered'
 complete -c caisson -l run-dir -r -a '(__fish_complete_directories)' -d 'Where sockets are made'
@@ -26,11 +26,12 @@ complete -c caisson -n $none -a resize -d 'Change memory and processors'
 complete -c caisson -n $none -a operation -d 'Read a resize again'
 complete -c caisson -n $none -a events -d 'Show what has happened'
 complete -c caisson -n $none -a check -d 'Tell what this host can do'
+complete -c caisson -n $none -a backends -d 'List the hypervisor backends'
 complete -c caisson -n $none -a config -d 'Work on configuration files'
 complete -c caisson -n $none -a firmware -d 'Show, check and prepare firmware'
 
 complete -c caisson -n '__fish_seen_subcommand_from exec console status stop rm pause resume resize' -a '(__caisson_sandboxes)'
-complete -c caisson -n '__fish_seen_subcommand_from run check' -s c -l config -r -F -d 'configuration.toml'
+complete -c caisson -n '__fish_seen_subcommand_from run check backends' -s c -l config -r -F -d 'configuration.toml'
 complete -c caisson -n '__fish_seen_subcommand_from run' -s n -l name -x -d 'Name'
 complete -c caisson -n '__fish_seen_subcommand_from run' -s d -l detach -d 'Leave it running'
 complete -c caisson -n '__fish_seen_subcommand_from run resize' -s m -l memory -x -d 'Memory'
@@ -52,4 +53,5 @@ complete -c caisson -n '__fish_seen_subcommand_from rm' -l only-stopped -d 'Refu
 complete -c caisson -n '__fish_seen_subcommand_from events' -l from -x -d 'First sequence number'
 complete -c caisson -n '__fish_seen_subcommand_from events' -s f -l follow -d 'Go on with what happens'
 complete -c caisson -n '__fish_seen_subcommand_from config' -F
+complete -c caisson -n '__fish_seen_subcommand_from backends' -a 'qemu cloud-hypervisor simulated'
 complete -c caisson -n '__fish_seen_subcommand_from firmware' -a 'list check prepare'
