@@ -42,11 +42,10 @@ v1::MemoryStatus on_ready(self_ptr self, const v1::HotplugReady& m) {
 
 void aside_done(self_ptr self, std::uint64_t id) {
   auto& st = self->state;
-  auto at = st.asides.find(id);
-  if (at == st.asides.end() || --at->second.missing > 0)
+  auto found = take_aside(st, id);
+  if (!found)
     return;
-  auto a = std::move(at->second);
-  st.asides.erase(at);
+  auto& a = *found;
   a.status.deliver(status_of(st));
   if (!a.outcome.pending())
     return;
@@ -66,39 +65,6 @@ void aside_done(self_ptr self, std::uint64_t id) {
   a.outcome.deliver(std::move(out));
 }
 
-/// Asks guest and VMM, each once; what does not answer leaves the figures as they were. While a change runs its own
-/// reads of the VMM are the newer ones, so that only the guest is asked.
-void look_aside(self_ptr self, aside a) {
-  auto& st = self->state;
-  const auto id = ++st.serial;
-  a.missing = st.running ? 1 : 2;
-  st.asides.emplace(id, std::move(a));
-  v1::AgentRequest read;
-  read.mutable_read_facts();
-  self->request(st.agent, st.set.agent_timeout, std::move(read))
-      .then(
-          [self, id](const v1::AgentReply& reply) {
-            if (reply.has_facts())
-              apply(self, reply.facts());
-            aside_done(self, id);
-          },
-          [self, id](caf::error&) { aside_done(self, id); });
-  if (st.running)
-    return;
-  v1::InspectVm look;
-  look.set_sandbox_id(st.set.sandbox_id);
-  look.set_deadline_ms(static_cast<std::uint32_t>(st.set.step_timeout.count()));
-  const auto turn = st.turn;
-  self->request(st.backend, st.set.step_timeout + milliseconds{1'000}, std::move(look))
-      .then(
-          [self, id, turn](const v1::VmObserved& seen) {
-            if (self->state.turn == turn) // else a change has begun since, and knows better
-              apply(self, seen);
-            aside_done(self, id);
-          },
-          [self, id](caf::error&) { aside_done(self, id); });
-}
-
 caf::result<v1::MemoryStatus> on_read(self_ptr self, const v1::ReadHotplug& m) {
   auto& st = self->state;
   if (!m.refresh() || !st.ready || !st.ended.empty())
@@ -106,7 +72,7 @@ caf::result<v1::MemoryStatus> on_read(self_ptr self, const v1::ReadHotplug& m) {
   auto promise = self->make_response_promise<v1::MemoryStatus>();
   aside a;
   a.status = kept_promise<v1::MemoryStatus>{promise};
-  look_aside(self, std::move(a));
+  look_aside(self, std::move(a), aside_done);
   return promise;
 }
 
@@ -131,7 +97,7 @@ caf::result<v1::HotplugOutcome> on_target(self_ptr self, const v1::SetMemoryTarg
     aside a;
     a.outcome = kept_promise<v1::HotplugOutcome>{promise};
     a.asked = m;
-    look_aside(self, std::move(a));
+    look_aside(self, std::move(a), aside_done);
     return promise;
   }
   change c;
@@ -226,14 +192,12 @@ void on_pressure(self_ptr self, const v1::MemoryPressure& m) {
 
 void on_tick(self_ptr self, std::uint64_t number) {
   auto& st = self->state;
-  if (number == st.timer) {
-    st.timer = 0;
-    auto work = std::move(st.on_timer);
-    work();
-  } else if (number == st.look_timer) {
+  if (timer_rang(self, number))
+    return;
+  if (number == st.look_timer) {
     st.look_timer = 0;
     if (!st.running && st.ended.empty())
-      look_aside(self, {});
+      look_aside(self, aside{}, aside_done);
   } else {
     autosize_tick(self, number);
   }

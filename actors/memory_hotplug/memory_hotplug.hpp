@@ -27,18 +27,17 @@
 /// Patience with the guest begins anew at each progress; the change's deadline bounds all of it.
 
 #include <chrono>
-#include <functional>
 #include <map>
 #include <optional>
 #include <set>
 #include <string>
 #include <vector>
 
-#include "actors/kept_promise.hpp"
 #include "actors/memory_hotplug/autosize.hpp"
 #include "actors/memory_hotplug/ledger.hpp"
 #include "actors/memory_hotplug/outcome.hpp"
 #include "actors/memory_hotplug/plan.hpp"
+#include "actors/turns.hpp"
 #include "messages/ports.hpp"
 
 namespace caisson::memory_hotplug {
@@ -122,15 +121,9 @@ struct automatic_memory {
   bool limiting = false;           ///< a request for high_bytes has no answer yet
 };
 
-/// A look at VMM and guest that somebody waits for beside a change.
-struct aside {
-  kept_promise<v1::MemoryStatus> status;
-  kept_promise<v1::HotplugOutcome> outcome;
-  v1::SetMemoryTarget asked;
-  int missing = 0;
-};
+using aside = caisson::aside<v1::MemoryStatus, v1::SetMemoryTarget>;
 
-struct state {
+struct state : turn_keeper<v1::MemoryStatus, v1::SetMemoryTarget> {
   static constexpr const char* name = "memory_hotplug";
   settings set;
   backend_actor backend;
@@ -153,11 +146,6 @@ struct state {
   std::optional<change> running;
   std::optional<change> waiting;
 
-  std::uint64_t serial = 0; ///< of turns, timers and asides
-  std::uint64_t turn = 0;   ///< answers of an earlier turn are stale
-  std::uint64_t timer = 0;  ///< of the running change; 0: none is set
-  std::function<void()> on_timer;
-  std::map<std::uint64_t, aside> asides;
   std::uint64_t look_timer = 0; ///< of the look that follows news while nothing runs; 0: none is due
   v1::MemoryStatus told;        ///< to the listener
 };

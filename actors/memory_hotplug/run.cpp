@@ -10,40 +10,10 @@ namespace caisson::memory_hotplug {
 
 using std::chrono::milliseconds;
 
-moment now(self_ptr self) {
-  return self->clock().now();
-}
-
-std::uint32_t ms(milliseconds d) {
-  return static_cast<std::uint32_t>(std::clamp<std::int64_t>(d.count(), 1, UINT32_MAX));
-}
-
 milliseconds left_until(self_ptr self, moment end) {
   return std::chrono::ceil<milliseconds>(end - now(self));
 }
 
-void be_patient(self_ptr self) {
-  auto& st = self->state;
-  st.running->patience_end = std::min(now(self) + st.set.guest_patience, st.running->deadline);
-}
-
-std::uint64_t new_turn(self_ptr self) {
-  auto& st = self->state;
-  st.timer = 0;
-  return st.turn = ++st.serial;
-}
-
-bool stale(self_ptr self, std::uint64_t turn) {
-  return self->state.turn != turn || !self->state.running;
-}
-
-void wake_after(self_ptr self, milliseconds delay, void (*work)(self_ptr)) {
-  const auto turn = new_turn(self);
-  later(self, delay, [self, turn, work] {
-    if (!stale(self, turn))
-      work(self);
-  });
-}
 void finish(self_ptr self) {
   auto& st = self->state;
   auto c = std::move(*st.running);
@@ -89,10 +59,7 @@ static void last_look(self_ptr self) {
     if (--*missing == 0 && !stale(self, turn))
       finish(self);
   };
-  v1::InspectVm look;
-  look.set_sandbox_id(st.set.sandbox_id);
-  look.set_deadline_ms(ms(st.set.step_timeout));
-  self->request(st.backend, st.set.step_timeout + milliseconds{1'000}, std::move(look))
+  self->request(st.backend, st.set.step_timeout + milliseconds{1'000}, inspection(st))
       .then(
           [self, turn, one_less](const v1::VmObserved& seen) {
             if (!stale(self, turn)) {
@@ -140,10 +107,7 @@ void stop_half_way(self_ptr self, ec code, std::string reason) {
 static void inspect(self_ptr self, moment end, void (*then)(self_ptr)) {
   auto& st = self->state;
   const auto turn = new_turn(self);
-  v1::InspectVm look;
-  look.set_sandbox_id(st.set.sandbox_id);
-  look.set_deadline_ms(ms(st.set.step_timeout));
-  self->request(st.backend, st.set.step_timeout + milliseconds{1'000}, std::move(look))
+  self->request(st.backend, st.set.step_timeout + milliseconds{1'000}, inspection(st))
       .then(
           [self, turn, then](const v1::VmObserved& seen) {
             if (stale(self, turn))

@@ -28,9 +28,6 @@ void lift_left_over(self_ptr self);
 /// Tells the listener where a figure has moved.
 void tell(self_ptr self);
 
-/// Runs `work` after `delay`, as a message of its own.
-void later(self_ptr self, std::chrono::milliseconds delay, std::function<void()> work);
-
 void start_change(self_ptr self, change c);
 
 /// The change that waits ends CANCELLED without having begun.

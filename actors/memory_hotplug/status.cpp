@@ -167,12 +167,4 @@ void tell(self_ptr self) {
   if (st.listener)
     self->send(st.listener, std::move(now));
 }
-
-void later(self_ptr self, std::chrono::milliseconds delay, std::function<void()> work) {
-  auto& st = self->state;
-  st.timer = ++st.serial;
-  st.on_timer = std::move(work);
-  self->delayed_send(self, delay, tick_atom::value, st.timer);
-}
-
 } // namespace caisson::memory_hotplug

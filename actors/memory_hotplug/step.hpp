@@ -7,17 +7,7 @@
 
 namespace caisson::memory_hotplug {
 
-moment now(self_ptr self);
-std::uint32_t ms(std::chrono::milliseconds d);
 std::chrono::milliseconds left_until(self_ptr self, moment end);
-
-/// The guest gets its full patience again, bounded by the deadline.
-void be_patient(self_ptr self);
-
-/// Everything that answers later belongs to a turn; a new turn makes earlier answers and the timer stale.
-std::uint64_t new_turn(self_ptr self);
-bool stale(self_ptr self, std::uint64_t turn);
-void wake_after(self_ptr self, std::chrono::milliseconds delay, void (*work)(self_ptr));
 
 /// Asks the VMM what there is, again and again until it says so or step_timeout has passed; then goes on with `then`.
 void inspect(self_ptr self, void (*then)(self_ptr));

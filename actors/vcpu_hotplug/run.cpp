@@ -18,40 +18,6 @@ void act(self_ptr self);
 void ask_guest(self_ptr self);
 void ask_quota(self_ptr self);
 
-moment now(self_ptr self) {
-  return self->clock().now();
-}
-
-std::uint32_t ms(milliseconds d) {
-  return static_cast<std::uint32_t>(std::clamp<std::int64_t>(d.count(), 1, UINT32_MAX));
-}
-
-void be_patient(self_ptr self) {
-  auto& st = self->state;
-  st.running->patience_end = std::min(now(self) + st.set.guest_patience, st.running->deadline);
-}
-
-std::uint64_t new_turn(self_ptr self) {
-  auto& st = self->state;
-  st.timer = 0;
-  return st.turn = ++st.serial;
-}
-
-bool stale(self_ptr self, std::uint64_t turn) {
-  return self->state.turn != turn || !self->state.running;
-}
-
-void wake_after(self_ptr self, milliseconds delay, std::function<void()> work) {
-  auto& st = self->state;
-  const auto turn = new_turn(self);
-  st.timer = ++st.serial;
-  st.on_timer = [self, turn, work = std::move(work)] {
-    if (!stale(self, turn))
-      work();
-  };
-  self->delayed_send(self, delay, tick_atom::value, st.timer);
-}
-
 std::string joined(const std::vector<std::string>& all) {
   std::string out;
   for (const auto& one : all)
@@ -133,11 +99,8 @@ void refuse(self_ptr self, const refusal& why) {
 /// Asks the VMM what there is until it says so or `end` has come.
 void inspect(self_ptr self, moment end, void (*then)(self_ptr)) {
   auto& st = self->state;
-  v1::InspectVm look;
-  look.set_sandbox_id(st.set.sandbox_id);
-  look.set_deadline_ms(ms(st.set.step_timeout));
   const auto turn = new_turn(self);
-  self->request(st.backend, st.set.step_timeout + milliseconds{1'000}, std::move(look))
+  self->request(st.backend, st.set.step_timeout + milliseconds{1'000}, inspection(st))
       .then(
           [self, turn, then](const v1::VmObserved& seen) {
             if (stale(self, turn))

@@ -94,15 +94,12 @@ caf::error not_ready(const state& st) {
   return error_of(st, ec::not_running, "its vCPUs cannot be changed before its guest has booted and answered");
 }
 
-void look_aside(self_ptr self, aside a);
-
 void aside_done(self_ptr self, std::uint64_t id) {
   auto& st = self->state;
-  auto at = st.asides.find(id);
-  if (at == st.asides.end() || --at->second.missing > 0)
+  auto found = take_aside(st, id);
+  if (!found)
     return;
-  auto a = std::move(at->second);
-  st.asides.erase(at);
+  auto& a = *found;
   a.status.deliver(st.now);
   if (!a.outcome.pending())
     return;
@@ -117,39 +114,6 @@ void aside_done(self_ptr self, std::uint64_t id) {
   *out.mutable_vcpus() = st.now;
   *out.mutable_plan() = to_proto(std::get<plan>(planned));
   a.outcome.deliver(std::move(out));
-}
-
-/// Asks guest and VMM, each once; what does not answer leaves the figures as they were. While a change runs its own
-/// reads of the VMM are the newer ones, so that only the guest is asked.
-void look_aside(self_ptr self, aside a) {
-  auto& st = self->state;
-  const auto id = ++st.serial;
-  a.missing = st.running ? 1 : 2;
-  st.asides.emplace(id, std::move(a));
-  v1::AgentRequest read;
-  read.mutable_read_facts();
-  self->request(st.agent, st.set.agent_timeout, std::move(read))
-      .then(
-          [self, id](const v1::AgentReply& reply) {
-            if (reply.has_facts())
-              apply(self, reply.facts());
-            aside_done(self, id);
-          },
-          [self, id](caf::error&) { aside_done(self, id); });
-  if (st.running)
-    return;
-  v1::InspectVm look;
-  look.set_sandbox_id(st.set.sandbox_id);
-  look.set_deadline_ms(static_cast<std::uint32_t>(st.set.step_timeout.count()));
-  const auto turn = st.turn;
-  self->request(st.backend, st.set.step_timeout + milliseconds{1'000}, std::move(look))
-      .then(
-          [self, id, turn](const v1::VmObserved& seen) {
-            if (self->state.turn == turn) // else a change has begun since, and knows better
-              apply(self, seen);
-            aside_done(self, id);
-          },
-          [self, id](caf::error&) { aside_done(self, id); });
 }
 
 v1::VcpuStatus on_ready(self_ptr self, const v1::HotplugReady& m) {
@@ -171,7 +135,7 @@ v1::VcpuStatus on_ready(self_ptr self, const v1::HotplugReady& m) {
   set_target(st, m.vcpu_target_milli() > 0 ? m.vcpu_target_milli() : (m.vcpu_target() > 0 ? m.vcpu_target() : has) * 1000);
   tell(self);
   if (m.has_features() && quota_of(st.now.target_milli()) > 0)
-    look_aside(self, {}); // a greeting does not tell the quota
+    look_aside(self, aside{}, aside_done); // a greeting does not tell the quota
   return st.now;
 }
 
@@ -182,7 +146,7 @@ caf::result<v1::VcpuStatus> on_read(self_ptr self, const v1::ReadHotplug& m) {
   auto promise = self->make_response_promise<v1::VcpuStatus>();
   aside a;
   a.status = kept_promise<v1::VcpuStatus>{promise};
-  look_aside(self, std::move(a));
+  look_aside(self, std::move(a), aside_done);
   return promise;
 }
 
@@ -199,7 +163,7 @@ caf::result<v1::HotplugOutcome> on_target(self_ptr self, const v1::SetVcpuTarget
     aside a;
     a.outcome = kept_promise<v1::HotplugOutcome>{promise};
     a.asked = m;
-    look_aside(self, std::move(a));
+    look_aside(self, std::move(a), aside_done);
     return promise;
   }
   change c;
@@ -258,15 +222,6 @@ void on_event(self_ptr self, const v1::VmEvent& event) {
   }
 }
 
-void on_tick(self_ptr self, std::uint64_t number) {
-  auto& st = self->state;
-  if (number != st.timer)
-    return;
-  st.timer = 0;
-  auto work = std::move(st.on_timer);
-  work();
-}
-
 void on_exit(self_ptr self, caf::exit_msg& m) {
   auto& st = self->state;
   const auto text =
@@ -302,7 +257,7 @@ vcpu_hotplug_actor::behavior_type vcpu_hotplug(self_ptr self, settings set, back
         if (self->state.ready)
           apply(self, m);
       },
-      [self](tick_atom, std::uint64_t number) { on_tick(self, number); },
+      [self](tick_atom, std::uint64_t number) { timer_rang(self, number); },
   };
 }
 

@@ -12,13 +12,11 @@
 /// that the guest shows that quota too; a whole target means that there is none.
 
 #include <chrono>
-#include <functional>
-#include <map>
 #include <optional>
 #include <string>
 #include <vector>
 
-#include "actors/kept_promise.hpp"
+#include "actors/turns.hpp"
 #include "actors/vcpu_hotplug/plan.hpp"
 #include "messages/ports.hpp"
 
@@ -62,15 +60,9 @@ struct change {
   std::string guest_trouble;  ///< last failure of the agent
 };
 
-/// A look at VMM and guest that somebody waits for beside a change.
-struct aside {
-  kept_promise<v1::VcpuStatus> status;
-  kept_promise<v1::HotplugOutcome> outcome;
-  v1::SetVcpuTarget asked;
-  int missing = 0;
-};
+using aside = caisson::aside<v1::VcpuStatus, v1::SetVcpuTarget>;
 
-struct state {
+struct state : turn_keeper<v1::VcpuStatus, v1::SetVcpuTarget> {
   static constexpr const char* name = "vcpu_hotplug";
   settings set;
   backend_actor backend;
@@ -88,12 +80,6 @@ struct state {
 
   std::optional<change> running;
   std::optional<change> waiting;
-
-  std::uint64_t serial = 0; ///< of turns, timers and asides
-  std::uint64_t turn = 0;   ///< answers of an earlier turn are stale
-  std::uint64_t timer = 0;  ///< of the running change; 0: none is set
-  std::function<void()> on_timer;
-  std::map<std::uint64_t, aside> asides;
 };
 
 vcpu_hotplug_actor::behavior_type vcpu_hotplug(vcpu_hotplug_actor::stateful_pointer<state> self, settings set,

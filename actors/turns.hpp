@@ -1,0 +1,144 @@
+#pragma once
+
+/// What the two hotplug actors have in common: a running change whose answers may be stale, one timer, and looks at VMM
+/// and guest that somebody waits for beside it.
+///
+/// Everything that answers later belongs to a turn; a new turn makes earlier answers and the timer stale. The actor's
+/// state is a turn_keeper and has `running`, `set`, `backend` and `agent`; its namespace has apply(self, ...) for what
+/// was read.
+
+#include <algorithm>
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <optional>
+#include <type_traits>
+#include <utility>
+
+#include "actors/kept_promise.hpp"
+#include "messages/ports.hpp"
+
+namespace caisson {
+
+/// A look that somebody waits for: for a status, or for the plan of what was asked.
+template <class Status, class Asked> struct aside {
+  kept_promise<Status> status;
+  kept_promise<v1::HotplugOutcome> outcome;
+  Asked asked;
+  int missing = 0;
+};
+
+template <class Status, class Asked> struct turn_keeper {
+  std::uint64_t serial = 0; ///< of turns, timers and asides
+  std::uint64_t turn = 0;   ///< answers of an earlier turn are stale
+  std::uint64_t timer = 0;  ///< of the running change; 0: none is set
+  std::function<void()> on_timer;
+  std::map<std::uint64_t, aside<Status, Asked>> asides;
+};
+
+inline std::uint32_t ms(std::chrono::milliseconds d) {
+  return static_cast<std::uint32_t>(std::clamp<std::int64_t>(d.count(), 1, UINT32_MAX));
+}
+
+template <class Self> std::chrono::steady_clock::time_point now(Self self) {
+  return self->clock().now();
+}
+
+template <class Self> std::uint64_t new_turn(Self self) {
+  self->state.timer = 0;
+  return self->state.turn = ++self->state.serial;
+}
+
+template <class Self> bool stale(Self self, std::uint64_t turn) {
+  return self->state.turn != turn || !self->state.running;
+}
+
+/// Runs `work` after `delay` as a message of its own, unless another timer is set before.
+template <class Self> void later(Self self, std::chrono::milliseconds delay, std::function<void()> work) {
+  auto& st = self->state;
+  st.timer = ++st.serial;
+  st.on_timer = std::move(work);
+  self->delayed_send(self, delay, tick_atom::value, st.timer);
+}
+
+/// The same as a turn of its own.
+template <class Self, class Work> void wake_after(Self self, std::chrono::milliseconds delay, Work work) {
+  const auto turn = new_turn(self);
+  later(self, delay, [self, turn, work = std::move(work)] {
+    if (stale(self, turn))
+      return;
+    if constexpr (std::is_invocable_v<const Work&, Self>)
+      work(self);
+    else
+      work();
+  });
+}
+
+/// True where `number` was the running change's timer, which has then done its work.
+template <class Self> bool timer_rang(Self self, std::uint64_t number) {
+  auto& st = self->state;
+  if (number == 0 || number != st.timer)
+    return false;
+  st.timer = 0;
+  auto work = std::move(st.on_timer);
+  work();
+  return true;
+}
+
+/// The running change gets the guest's full patience again, bounded by its deadline.
+template <class Self> void be_patient(Self self) {
+  auto& st = self->state;
+  st.running->patience_end = std::min(now(self) + st.set.guest_patience, st.running->deadline);
+}
+
+template <class State> v1::InspectVm inspection(const State& st) {
+  v1::InspectVm look;
+  look.set_sandbox_id(st.set.sandbox_id);
+  look.set_deadline_ms(ms(st.set.step_timeout));
+  return look;
+}
+
+/// Asks guest and VMM, each once, and tells `done` of each answer; what does not answer leaves the figures as they were.
+/// While a change runs its own reads of the VMM are the newer ones, so that only the guest is asked.
+template <class Self, class Aside> void look_aside(Self self, Aside a, void (*done)(Self, std::uint64_t)) {
+  auto& st = self->state;
+  const auto id = ++st.serial;
+  a.missing = st.running ? 1 : 2;
+  st.asides.emplace(id, std::move(a));
+  v1::AgentRequest read;
+  read.mutable_read_facts();
+  self->request(st.agent, st.set.agent_timeout, std::move(read))
+      .then(
+          [self, id, done](const v1::AgentReply& reply) {
+            if (reply.has_facts())
+              apply(self, reply.facts());
+            done(self, id);
+          },
+          [self, id, done](caf::error&) { done(self, id); });
+  if (st.running)
+    return;
+  const auto turn = st.turn;
+  self->request(st.backend, st.set.step_timeout + std::chrono::milliseconds{1'000}, inspection(st))
+      .then(
+          [self, id, turn, done](const v1::VmObserved& seen) {
+            if (self->state.turn == turn) // else a change has begun since, and knows better
+              apply(self, seen);
+            done(self, id);
+          },
+          [self, id, done](caf::error&) { done(self, id); });
+}
+
+/// The aside that `id` was, when its last answer has come; nullopt before.
+template <class State> auto take_aside(State& st, std::uint64_t id) {
+  using found_aside = typename decltype(st.asides)::mapped_type;
+  std::optional<found_aside> whole;
+  auto at = st.asides.find(id);
+  if (at != st.asides.end() && --at->second.missing <= 0) {
+    whole.emplace(std::move(at->second));
+    st.asides.erase(at);
+  }
+  return whole;
+}
+
+} // namespace caisson
