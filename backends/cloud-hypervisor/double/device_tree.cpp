@@ -33,13 +33,14 @@ std::optional<std::uint64_t> address_range::allocate(std::uint64_t size, std::ui
   return std::nullopt;
 }
 
-device_tree::device_tree(std::set<std::string> boot_ids, std::uint16_t segments, std::uint64_t ram_end)
-    : boot_ids_{std::move(boot_ids)} {
-  const auto parts = [segments](std::uint64_t base, std::uint64_t end, std::uint64_t align) {
+device_tree::device_tree(std::set<std::string> boot_ids, std::uint16_t segments, std::uint64_t ram_end, profile p)
+    : boot_ids_{std::move(boot_ids)}, profile_{p} {
+  const auto parts = [segments, p](std::uint64_t base, std::uint64_t end, std::uint64_t align) {
     const auto size = (end - base) / (align * segments) * align;
     std::vector<address_range> out;
     for (std::uint16_t i = 0; i < segments; ++i)
-      out.emplace_back(base + i * size, i + 1 == segments ? end : base + (i + 1) * size);
+      // Since v52 the last one has what the division leaves.
+      out.emplace_back(base + i * size, i + 1 == segments && p > profile::v51_1 ? end : base + (i + 1) * size);
     return out;
   };
   const auto low = parts(low_base, low_end, 4u << 10);
@@ -49,7 +50,8 @@ device_tree::device_tree(std::set<std::string> boot_ids, std::uint16_t segments,
 }
 
 std::optional<std::uint8_t> device_tree::free_slot(std::uint16_t bus_number) const {
-  for (std::uint8_t slot = 1; slot < pci_slots; ++slot)
+  // Slot 0 is the host bridge's; since v54 that is on the first bus alone.
+  for (std::uint8_t slot = bus_number > 0 && profile_ == profile::head ? 0 : 1; slot < pci_slots; ++slot)
     if (!segments_[bus_number].slots.contains(slot) && !segments_[bus_number].reserved.contains(slot))
       return slot;
   return std::nullopt;
@@ -82,7 +84,7 @@ bool device_tree::add_pci(node n) {
                     : !s.slots.contains(n.pci_device) ? std::optional{n.pci_device}
                                                        : std::nullopt;
   const auto address = !slot    ? std::nullopt
-                       : n.wide ? s.high.allocate(bar_size, wide_align)
+                       : n.wide ? s.high.allocate(bar_size, profile_ == profile::v51_1 ? bar_size : wide_align)
                                 : s.low.allocate(bar_size, bar_size);
   if (!address)
     return false;
@@ -147,7 +149,10 @@ std::string device_tree::bdf(const node& n) {
 json device_tree::shown() const {
   json out = json::object();
   for (const auto& [id, n] : nodes_) {
+    const bool nulls = profile_ == profile::v51_1;
     json own{{"id", id}, {"resources", json::array()}};
+    if (nulls)
+      own["parent"] = nullptr;
     if (n.region_size != 0)
       own["resources"].push_back(json{{"MmioAddressRange", json{{"base", n.region}, {"size", n.region_size}}}});
     if (n.pci) {
@@ -163,6 +168,8 @@ json device_tree::shown() const {
         own["parent"] = bridge;
         out[bridge] = json{{"id", bridge}, {"resources", json::array()}};
         out[bridge]["resources"].push_back(std::move(resource));
+        if (nulls)
+          out[bridge]["parent"] = nullptr;
         out[bridge]["children"] = json::array({id});
         out[bridge]["pci_bdf"] = bdf(n);
       } else {
@@ -172,6 +179,8 @@ json device_tree::shown() const {
     own["children"] = json::array();
     if (n.pci && !n.bridged)
       own["pci_bdf"] = bdf(n);
+    else if (nulls)
+      own["pci_bdf"] = nullptr;
     out[id] = std::move(own);
   }
   return out;

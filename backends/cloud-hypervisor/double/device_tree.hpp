@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "backends/cloud-hypervisor/double/json_reader.hpp"
+#include "backends/cloud-hypervisor/double/profile.hpp"
 
 namespace caisson::cloud_hypervisor::api_double {
 
@@ -27,7 +28,7 @@ private:
 class device_tree {
 public:
   /// `segments`: of PCI, between which the addresses above the RAM are shared out.
-  device_tree(std::set<std::string> boot_ids, std::uint16_t segments, std::uint64_t ram_end);
+  device_tree(std::set<std::string> boot_ids, std::uint16_t segments, std::uint64_t ram_end, profile p);
 
   struct node {
     std::string id, type; ///< type: "block", "net"... as removal errors name it
@@ -65,6 +66,7 @@ private:
 
   std::map<std::string, node> nodes_;
   std::set<std::string> boot_ids_;
+  profile profile_;
   std::uint64_t names_ = 0;
   struct bus {
     address_range low, high;

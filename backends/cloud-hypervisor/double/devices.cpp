@@ -10,42 +10,19 @@
 namespace caisson::cloud_hypervisor::api_double {
 namespace {
 
-const std::string no_such_device = "Failed to find device corresponding to the given identifier: ";
-
 failure manager_failure(std::vector<std::string> tail, failure::cause why = failure::cause::other) {
   tail.insert(tail.begin(), "Error from device manager");
   return fail(std::move(tail), why);
 }
 
-/// `value` becomes member `name` of `d`, ahead of the rest, where identifiers stand since v52.
-void set_id(json& d, const std::string& id) {
-  if (d.contains("id")) {
-    d["id"] = id;
-    return;
-  }
-  json out{{"id", id}};
-  for (const auto& [name, value] : d.items())
-    out[name] = value;
-  d = std::move(out);
-}
-
-/// A member in its place behind another one.
-void set_after(json& d, const std::string& behind, const std::string& name, json value) {
-  if (d.contains(name)) {
-    d[name] = std::move(value);
-    return;
-  }
-  json out = json::object();
-  for (const auto& [key, old] : d.items()) {
-    out[key] = old;
-    if (key == behind)
-      out[name] = value;
-  }
-  d = std::move(out);
-}
-
 std::string lock_text(const std::string& path, bool read_only) {
   return std::string{"Failed to get "} + (read_only ? "Read" : "Write") + " lock for disk image: " + path;
+}
+
+/// A segment that the VM does not have; before v52 nobody looked, and the VMM died of it.
+bool off_the_buses(const json& config, const json& d) {
+  const auto segments = config.contains("platform") ? config["platform"]["num_pci_segments"].get<std::uint16_t>() : 1;
+  return d.value("pci_segment", std::uint16_t{0}) >= segments;
 }
 
 std::string shown_type(std::string image_type) {
@@ -79,7 +56,7 @@ void model::announce(const std::string& what, const std::string& id) {
 
 std::string model::named(vm& v, json& d, const std::string& prefix) {
   if (!d.contains("id"))
-    set_id(d, v.tree.next_name(prefix));
+    d["id"] = v.tree.next_name(prefix);
   return d["id"];
 }
 
@@ -127,9 +104,11 @@ outcome model::make_net(vm& v, json& d) {
       return manager_failure({"Cannot create vhost-user-net device", "Connection to socket failed",
                               "vhost-user: can't connect to peer: " + os_error(error)});
     }
-  } else if (!d.contains("fds") && !d.contains("host_mac")) {
-    set_after(d, d.contains("mac") ? "mac" : "mask", "host_mac", host_.random_mac()); // the tap's own address
+  } else if (settings_.as < profile::head && !d.contains("fds") && !d.contains("host_mac")) {
+    d["host_mac"] = host_.random_mac(); // the tap's own address
   }
+  if (!d.contains("mac"))
+    d["mac"] = host_.random_mac();
   v.resources[id] = std::move(r);
   return {};
 }
@@ -236,6 +215,12 @@ outcome model::make_devices(vm& v) {
     bus.push_back(pci_node("__watchdog", "watchdog"));
   if (c.value("iommu", false))
     bus.push_back(pci_node("__iommu", "iommu"));
+  for (const auto* name : {"disks", "net", "fs", "pmem"})
+    for (const auto& d : c.value(name, json::array()))
+      if (off_the_buses(c, d)) {
+        panics_ = true;
+        return fail({});
+      }
   for (const auto& n : bus)
     v.tree.reserve_slot(n);
   for (auto& n : bus)
@@ -264,7 +249,7 @@ model::answer model::add_device(const std::string& list, json device, bool singl
     return fail({"VM is not created"}, failure::cause::not_created);
   if (single && config_->contains(list))
     return fail({"Too many virtio-vsock devices"});
-  if (list == "net" && device.contains("mac") && device["mac"] == "")
+  if (list == "net" && settings_.as < profile::head && !device.contains("mac"))
     device["mac"] = host_.random_mac();
   auto changed = *config_;
   if (single)
@@ -275,14 +260,8 @@ model::answer model::add_device(const std::string& list, json device, bool singl
   if (auto problem = validate(changed, settings_.as, ids))
     return std::move(*problem);
   const auto keep = [&] {
-    // The configuration is written back in the schema's order.
-    const auto& given = single ? (changed[list] = device) : (changed[list].back() = device);
-    (void)given;
-    json ordered = json::object();
-    for (const auto& f : schema_.vm->fields)
-      if (changed.contains(f.name))
-        ordered[f.name] = std::move(changed[f.name]);
-    config_ = std::move(ordered);
+    (single ? changed[list] : changed[list].back()) = device;
+    config_ = std::move(changed);
   };
   if (!vm_) {
     keep();
@@ -292,7 +271,7 @@ model::answer model::add_device(const std::string& list, json device, bool singl
   outcome problem;
   if (list == "disks") {
     problem = make_disk(*vm_, device, true);
-    n = configured_node(device, "block");
+    n = configured_node(device, "block", settings_.as > profile::v51_1);
   } else if (list == "net") {
     problem = make_net(*vm_, device);
     n = configured_node(device, "net");
@@ -310,6 +289,10 @@ model::answer model::add_device(const std::string& list, json device, bool singl
   if (problem)
     return std::move(*problem);
   const auto id = n.id;
+  if (off_the_buses(*config_, device)) {
+    panics_ = true;
+    return fail({});
+  }
   if (!vm_->tree.add_pci(std::move(n)))
     return no_slot;
   keep();
@@ -352,7 +335,7 @@ outcome model::remove_device(const std::string& id) {
     return fail({"No device with id " + json(id).dump() + " to remove"}, failure::cause::unknown_device);
   }
   auto* n = vm_->tree.find(id);
-  const auto unknown = manager_failure({no_such_device + id}, failure::cause::unknown_device);
+  const auto unknown = manager_failure({no_such_device(id, settings_.as)}, failure::cause::unknown_device);
   if (!n)
     return unknown;
   if (!n->pci || n->type.empty())
@@ -361,8 +344,8 @@ outcome model::remove_device(const std::string& id) {
   if (std::find(removable.begin(), removable.end(), n->type) == removable.end())
     return manager_failure({"Not allowed to remove this type of device from the VM: " + n->type});
   if (n->removing)
-    return settings_.as == profile::head ? outcome{} : outcome{unknown};
-  if (!remove_from_config(n->id))
+    return settings_.as == profile::v53_0 ? outcome{unknown} : outcome{};
+  if (!remove_from_config(settings_.as == profile::v51_1 ? n->id : id))
     return unknown;
   n->removing = true;
   vm_->inside->eject_device([this, id = n->id] {

@@ -27,7 +27,7 @@ model::answer model::info() const {
   const auto& memory = (*config_)["memory"];
   const bool counts_plugged = settings_.as > profile::v51_1;
   auto actual = total_size(memory) - (counts_plugged ? hotplugged_size(memory) : 0);
-  json out{{"config", *config_}, {"state", "Created"}};
+  json out{{"config", written(*config_, *schema_.vm)}, {"state", "Created"}};
   if (vm_) {
     actual -= std::min(actual, vm_->inside->balloon_bytes());
     if (counts_plugged)
@@ -38,6 +38,8 @@ model::answer model::info() const {
   out["memory_actual_size"] = actual;
   if (vm_)
     out["device_tree"] = vm_->tree.shown();
+  else if (settings_.as == profile::v51_1)
+    out["device_tree"] = nullptr;
   return std::optional{out.dump()};
 }
 

@@ -19,6 +19,15 @@ failure wrong_transition(const char* verb, const char* doing, const char* state)
                std::string{"Invalid transition: InvalidStateTransition("} + state + ", " + state + ")"});
 }
 
+/// Until v51 nobody looked at a queue's size before the device was made of it, and the VMM died of an odd one.
+bool has_odd_queue(const json& config) {
+  for (const auto* list : {"disks", "net", "fs"})
+    for (const auto& d : config.value(list, json::array()))
+      if (const std::uint64_t size = d["queue_size"]; size == 0 || (size & (size - 1)) != 0)
+        return true;
+  return false;
+}
+
 /// The VMM computes with the topology's parts before it looks at them, and dies where one is 0.
 bool divides_by_zero(const json& cpus) {
   if (!cpus.contains("topology"))
@@ -46,7 +55,7 @@ outcome model::create(json config) {
   if (config.contains("net"))
     for (auto& d : config["net"]) {
       d.erase("fds");
-      if (d.contains("mac") && d["mac"] == "")
+      if (settings_.as < profile::head && !d.contains("mac"))
         d["mac"] = host_.random_mac();
     }
   config_ = std::move(config);
@@ -127,11 +136,15 @@ outcome model::start_vm() {
   std::set<std::string> ids;
   if (auto problem = validate(*config_, settings_.as, ids))
     return problem;
+  if (settings_.as == profile::v51_1 && has_odd_queue(*config_)) {
+    panics_ = true;
+    return fail({});
+  }
   auto memory = memory_ledger::make((*config_)["memory"], settings_.as, settings_.faults);
   if (auto* problem = std::get_if<failure>(&memory))
     return std::move(*problem);
   const auto segments = config_->contains("platform") ? (*config_)["platform"]["num_pci_segments"].get<std::uint16_t>() : 1;
-  auto v = std::make_unique<vm>(std::move(ids), segments, std::get<memory_ledger>(std::move(memory)));
+  auto v = std::make_unique<vm>(std::move(ids), segments, settings_.as, std::get<memory_ledger>(std::move(memory)));
   const auto& cpus = (*config_)["cpus"];
   const bool x86 = settings_.faults.architecture == "x86_64";
   v->vcpus = {cpus["boot_vcpus"], cpus["max_vcpus"], x86};

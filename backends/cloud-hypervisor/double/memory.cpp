@@ -183,10 +183,11 @@ outcome memory_ledger::resize(std::uint64_t desired, std::uint64_t& grown) {
 outcome memory_ledger::resize_zone(const std::string& id, std::uint64_t zone_size, std::uint64_t desired) {
   if (!zones_)
     return memory_failure({"Resizing the memory zone failed"});
-  if (desired < zone_size && profile_ != profile::v51_1)
-    return memory_failure({"Invalid resize request: desired_size = " + std::to_string(desired) +
-                           " below boot size = " + std::to_string(zone_size)});
-  return desired < zone_size ? outcome{} : request(id, desired - zone_size);
+  if (desired < zone_size)
+    return profile_ == profile::v51_1 ? fail({"Failed resizing a memory zone"})
+                                      : memory_failure({"Invalid resize request: desired_size = " + std::to_string(desired) +
+                                                        " below boot size = " + std::to_string(zone_size)});
+  return request(id, desired - zone_size);
 }
 
 } // namespace caisson::cloud_hypervisor::api_double

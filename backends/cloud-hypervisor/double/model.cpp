@@ -121,9 +121,9 @@ reply model::handle(request r) {
   busy_ = {};
   panics_ = false;
   const auto endpoint = r.path.starts_with(root) ? r.path.substr(root.size()) : std::string{};
-  // Its old name, until v52.
-  const bool old_nmi = settings_.as == profile::v51_1 && endpoint == "vmm.nmi";
-  auto out = routes().contains(endpoint) || old_nmi ? route(old_nmi ? "vm.nmi" : endpoint, r) : refuse(404, {"Not Found"});
+  const bool known = routes().contains(endpoint) &&
+                     (settings_.as > profile::v51_1 || endpoint != "vm.add-generic-vhost-user");
+  auto out = known ? route(endpoint, r) : refuse(404, {"Not Found"});
   for (const auto fd : r.descriptors)
     ::close(fd);
   out.after += busy_;

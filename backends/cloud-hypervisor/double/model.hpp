@@ -76,8 +76,8 @@ private:
   };
 
   struct vm {
-    vm(std::set<std::string> boot_ids, std::uint16_t segments, memory_ledger m)
-        : memory{std::move(m)}, tree{std::move(boot_ids), segments, memory.end_of_ram()} {}
+    vm(std::set<std::string> boot_ids, std::uint16_t segments, profile p, memory_ledger m)
+        : memory{std::move(m)}, tree{std::move(boot_ids), segments, memory.end_of_ram(), p} {}
     vm_state state = vm_state::created;
     memory_ledger memory;
     vcpu_ledger vcpus;

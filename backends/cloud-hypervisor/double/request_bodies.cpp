@@ -1,5 +1,6 @@
 // The bodies of the API's requests, member by member, in the order in which the API writes them back.
 
+#include <algorithm>
 #include <utility>
 
 #include "backends/cloud-hypervisor/double/schema.hpp"
@@ -29,10 +30,6 @@ shape list(shape element) {
 
 shape rec(std::shared_ptr<const record> r) {
   return {kind::record, std::move(r), {}, nullptr};
-}
-
-std::shared_ptr<const record> make(std::string rust_name, fields members) {
-  return std::make_shared<const record>(record{std::move(rust_name), std::move(members)});
 }
 
 field need(std::string name, shape type) {
@@ -77,20 +74,32 @@ public:
   }
 
 private:
-  /// What every PCI device has: ahead of the rest since v52, scattered at the end before.
-  fields pci(fields own, bool may_iommu = true) const {
-    fields out;
-    if (old_) {
-      add(out, std::move(own));
-      if (may_iommu)
-        out.push_back(preset("iommu", boolean, false));
-      out.push_back(may("id", text));
-      out.push_back(preset("pci_segment", u16, 0));
-      return out;
-    }
+  /// Until v51 whatever is not given was written back as null.
+  std::shared_ptr<const record> make(std::string rust_name, fields members) const {
+    return std::make_shared<const record>(record{std::move(rust_name), std::move(members), false, old_});
+  }
+
+  /// Until v51: behind which members those of a PCI device stood; "": at the end.
+  struct places {
+    std::string iommu, id, segment;
+  };
+
+  /// What every PCI device has: ahead of the rest since v52, scattered among it before.
+  fields pci(fields own, bool may_iommu = true, const places& old = {}) const {
     auto iommu = preset("iommu", boolean, false);
+    if (old_) {
+      const auto put = [&own](const std::string& behind, field f) {
+        const auto at = std::find_if(own.begin(), own.end(), [&](const field& x) { return x.name == behind; });
+        own.insert(at == own.end() ? at : std::next(at), std::move(f));
+      };
+      if (may_iommu)
+        put(old.iommu, iommu);
+      put(old.id, may("id", text));
+      put(old.segment, preset("pci_segment", u16, 0));
+      return own;
+    }
     iommu.hidden_false = true;
-    add(out, {may("id", text), iommu, preset("pci_segment", u16, 0), may("pci_device_id", u8)});
+    fields out{may("id", text), iommu, preset("pci_segment", u16, 0), may("pci_device_id", u8)};
     for (auto& f : out)
       f.flattened = true;
     add(out, std::move(own));
@@ -121,15 +130,17 @@ private:
                 may("queue_affinity", affinity),
                 preset("backing_files", boolean, false),
                 preset("sparse", boolean, true),
-                preset("image_type", choice({"FixedVhd", "Qcow2", "Raw", "Vhdx", "Unknown"}), "Unknown")};
+                preset("image_type", choice(head_ ? std::vector<std::string>{"FlatVmdk", "FixedVhd", "Qcow2", "Raw", "Vhdx", "Unknown"}
+                                                  : std::vector<std::string>{"FixedVhd", "Qcow2", "Raw", "Vhdx", "Unknown"}),
+                       "Unknown")};
     if (!old_)
       disk.push_back(preset("lock_granularity", choice({"ByteRange", "Full"}), "ByteRange"));
-    s.disk = make("DiskConfig", pci(std::move(disk)));
+    s.disk = make("DiskConfig", pci(std::move(disk), true, {"direct", "rate_limiter_config", "disable_aio"}));
 
     fields net{may("tap", text),
                may("ip", text),
                may("mask", text),
-               head_ ? may("mac", text) : preset("mac", text, ""),
+               may("mac", text),
                may("host_mac", text),
                may("mtu", u16),
                preset("num_queues", usize, 2),
@@ -142,18 +153,19 @@ private:
                preset("offload_tso", boolean, true),
                preset("offload_ufo", boolean, true),
                preset("offload_csum", boolean, true)};
-    s.net = make("NetConfig", pci(std::move(net)));
+    s.net = make("NetConfig", pci(std::move(net), true, {"mtu", "vhost_mode", "rate_limiter_config"}));
     s.fs = make("FsConfig", pci({need("tag", text), need("socket", path), preset("num_queues", usize, 1),
                                  preset("queue_size", u16, 1024)},
                                 false));
-    s.pmem = make("PmemConfig", pci({need("file", path), may("size", u64), preset("discard_writes", boolean, false)}));
+    s.pmem = make("PmemConfig", pci({need("file", path), may("size", u64), preset("discard_writes", boolean, false)},
+                                     true, {"size", "", ""}));
     s.vsock = make("VsockConfig", pci({need("cid", u32), need("socket", path)}));
     s.vdpa = make("VdpaConfig", pci({need("path", path), preset("num_queues", usize, 1)}));
     s.generic_vhost_user = make("GenericVhostUserConfig", pci({need("socket", path), need("queue_sizes", list(u16)),
                                                                need("device_type", u32)}));
     s.device = make("DeviceConfig", pci({old_ ? need("path", path) : may("path", path), may("fd", i32),
                                          may("x_nv_gpudirect_clique", u8)}));
-    s.user_device = make("UserDeviceConfig", pci({need("socket", path)}));
+    s.user_device = make("UserDeviceConfig", pci({need("socket", path)}, !old_));
   }
 
   std::shared_ptr<const record> cpus() const {

@@ -5,16 +5,11 @@
 namespace caisson::cloud_hypervisor::api_double {
 namespace {
 
-/// `hotplugged_size` in its place behind `hotplug_size`; absent where there is nothing.
-void set_hotplugged(json& of, std::optional<std::uint64_t> bytes) {
-  json ordered = json::object();
-  for (const auto& [name, value] : of.items()) {
-    if (name != "hotplugged_size")
-      ordered[name] = value;
-    if (name == "hotplug_size" && bytes)
-      ordered["hotplugged_size"] = *bytes;
-  }
-  of = std::move(ordered);
+void set_hotplugged(json& of, std::uint64_t bytes) {
+  if (bytes > 0)
+    of["hotplugged_size"] = bytes;
+  else
+    of.erase("hotplugged_size");
 }
 
 } // namespace
@@ -61,7 +56,7 @@ outcome model::resize_running(const json& wanted) {
     } else {
       follow_virtio_mem();
       const std::uint64_t size = memory["size"];
-      set_hotplugged(memory, desired > size ? std::optional{desired - size} : std::nullopt);
+      set_hotplugged(memory, desired > size ? desired - size : 0);
     }
   }
   if (wanted.contains("desired_balloon")) {
@@ -90,7 +85,7 @@ outcome model::resize_disk(const std::string& id, std::uint64_t bytes) {
     return fail({"Failed resizing a disk image"});
   const auto it = vm_->resources.find(id);
   if (it == vm_->resources.end() || !it->second.image)
-    return fail({"Error from device manager", "Failed to find device corresponding to the given identifier: " + id},
+    return fail({"Error from device manager", no_such_device(id, settings_.as)},
                 failure::cause::unknown_device);
   if (const auto error = it->second.image->resize(bytes))
     return fail({"Error from device manager", "Disk resize error", os_error(error)});
@@ -114,7 +109,7 @@ outcome model::resize_zone(const std::string& id, std::uint64_t bytes) {
         return problem;
       follow_virtio_mem();
       if (bytes >= size)
-        set_hotplugged(z, bytes - size);
+        z["hotplugged_size"] = bytes - size;
       return {};
     }
   return fail({"Failed resizing a memory zone"});

@@ -251,8 +251,6 @@ private:
       auto v = it != given.end() ? it->second : f.when == field::presence::preset ? std::optional{f.value} : std::nullopt;
       if (v && !(f.hidden_false && *v == false))
         out[f.name] = std::move(*v);
-      else if (!v && r.shows_null)
-        out[f.name] = nullptr;
     }
     return out;
   }
@@ -268,6 +266,28 @@ std::variant<json, std::string> decode(std::string_view text, const record& as) 
   } catch (json_problem& p) {
     return std::move(p.text);
   }
+}
+
+json written(const json& value, const record& as) {
+  json out = json::object();
+  for (const auto& f : as.fields) {
+    const auto it = value.find(f.name);
+    if (it == value.end()) {
+      if (as.shows_null && f.when == field::presence::optional)
+        out[f.name] = nullptr;
+      continue;
+    }
+    if (f.type.what == kind::record) {
+      out[f.name] = written(*it, *f.type.of);
+    } else if (f.type.what == kind::list && f.type.element->what == kind::record) {
+      out[f.name] = json::array();
+      for (const auto& element : *it)
+        out[f.name].push_back(written(element, *f.type.element->of));
+    } else {
+      out[f.name] = *it;
+    }
+  }
+  return out;
 }
 
 } // namespace caisson::cloud_hypervisor::api_double

@@ -52,4 +52,7 @@ struct schema {
 /// text of what is wrong, with line and column.
 [[nodiscard]] std::variant<json, std::string> decode(std::string_view text, const record& as);
 
+/// The record as the API writes it back: in the schema's order, with null where the release shows what is not given.
+[[nodiscard]] json written(const json& value, const record& as);
+
 } // namespace caisson::cloud_hypervisor::api_double

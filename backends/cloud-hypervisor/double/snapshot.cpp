@@ -31,7 +31,7 @@ outcome model::snapshot(const std::string& url) {
   if (!host_.is_directory(directory))
     return send_failure("Destination is not a directory: " + json(directory).dump(), outer);
   json state{{"plugged", vm_->inside->virtio_mem_bytes()}};
-  for (const auto& [name, text] : {std::pair<std::string, std::string>{"config.json", config_->dump()},
+  for (const auto& [name, text] : {std::pair<std::string, std::string>{"config.json", written(*config_, *schema_.vm).dump()},
                                    {"state.json", state.dump()},
                                    {"memory-ranges", ""}})
     if (const auto error = host_.write_new_file(directory + "/" + name, text))

@@ -102,7 +102,7 @@ public:
   void freeze(bool frozen) override {
     frozen_ = frozen;
     loop_.set_aside(listener_.get(), frozen);
-    for (auto& [id, c] : connections_)
+    for (auto& [which, c] : connections_)
       follow(c);
   }
 

@@ -33,7 +33,8 @@ bool yes(const json& of, const char* name) {
 
 class rules {
 public:
-  rules(const json& c, profile p, std::set<std::string>& ids) : c_{c}, profile_{p}, ids_{ids} {}
+  rules(const json& c, profile p, std::set<std::string>& ids)
+      : c_{c}, profile_{p}, old_{p == profile::v51_1}, ids_{ids} {}
 
   void all() {
     payload();
@@ -48,11 +49,13 @@ public:
     });
     each("generic_vhost_user", [&](const json& d) { pci(d); });
     each("pmem", [&](const json& d) { pci(d); });
-    pci(c_["rng"]);
+    if (!old_)
+      pci(c_["rng"]);
     identifier(c_["rng"]);
     if (c_.contains("rtc"))
       identifier(c_["rtc"]);
-    pci(c_["console"]);
+    if (!old_)
+      pci(c_["console"]);
     identifier(c_["console"]);
     topology();
     memory();
@@ -139,8 +142,10 @@ private:
       queues(d, "num_queues", number(d, "num_queues"));
       queue_size(d);
       if (const auto size = number(d, "queue_size"); size <= smallest_block_queue)
-        refuse({"Block queue size must be greater than " + std::to_string(smallest_block_queue) + ": " +
-                std::to_string(size)});
+        refuse({old_
+                    ? "Queue size is smaller than 2: " + std::to_string(size)
+                    : "Block queue size must be greater than " + std::to_string(smallest_block_queue) + ": " +
+                          std::to_string(size)});
       if (d.contains("rate_limiter_config") && d.contains("rate_limit_group"))
         refuse({"Invalid rate-limiter group"});
       if (const auto length = d.value("serial", std::string{}).size(); length > largest_serial)
@@ -213,7 +218,7 @@ private:
       product *= number(c_["cpus"]["topology"], part);
     if (product == 0)
       refuse({"No part of the CPU topology can be zero"});
-    if (number(c_["cpus"]["topology"], "threads_per_core") > 2)
+    if (!old_ && number(c_["cpus"]["topology"], "threads_per_core") > 2)
       refuse({"CPU topology supports at most 2 threads per core"});
     if (product != number(c_["cpus"], "max_vcpus"))
       refuse({"Product of CPU topology parts does not match maximum vCPU"});
@@ -235,11 +240,12 @@ private:
   void balloon() {
     if (!c_.contains("balloon"))
       return;
-    pci(c_["balloon"]);
+    if (!old_)
+      pci(c_["balloon"]);
     identifier(c_["balloon"]);
     const auto size = number(c_["balloon"], "size"), ram = total_size(c_["memory"]);
     if (size >= ram)
-      refuse({"Balloon size (" + std::to_string(size) + ") greater than RAM (" + std::to_string(ram) + ")"});
+      refuse({std::string{old_ ? "Ballon" : "Balloon"} + " size (" + std::to_string(size) + ") greater than RAM (" + std::to_string(ram) + ")"});
   }
 
   void devices() {
@@ -264,7 +270,8 @@ private:
     for (const auto& n : c_["numa"]) {
       const auto node = n["guest_numa_id"].dump();
       if (!n.contains("device_id") && !n.contains("cpus") && !n.contains("memory_zones"))
-        refuse({"Invalid NUMA configuration: numa config must specify either device_id or cpus/memory_zones"});
+        refuse({old_ ? "NUMA Configuration is invalid"
+                     : "Invalid NUMA configuration: numa config must specify either device_id or cpus/memory_zones"});
       for (const auto& z : n.value("memory_zones", json::array()))
         if (const auto [it, fresh] = zones.emplace(z, node); !fresh)
           refuse({"Memory zone: " + z.get<std::string>() + " belongs to multiple NUMA nodes: " + it->second + " and " + node});
@@ -280,6 +287,8 @@ private:
   }
 
   void pci(const json& d) {
+    if (old_ && !c_.contains("platform"))
+      return; // not looked at
     const auto segments = c_.contains("platform") ? number(c_["platform"], "num_pci_segments") : 1;
     if (const auto segment = number(d, "pci_segment"); segment >= segments)
       refuse({"Invalid PCI segment id: " + std::to_string(segment)});
@@ -298,6 +307,8 @@ private:
   }
 
   void queue_size(const json& d) {
+    if (old_)
+      return;
     const auto size = number(d, "queue_size");
     if (size == 0 || size > largest_queue || (size & (size - 1)) != 0)
       refuse({"Queue size must be a power of 2 no greater than " + std::to_string(largest_queue) + ": " +
@@ -316,6 +327,7 @@ private:
 
   const json& c_;
   profile profile_;
+  bool old_; ///< v51.1, which looks at less
   std::set<std::string>& ids_;
 };
 

@@ -5,8 +5,11 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 
+#include <cctype>
 #include <filesystem>
 #include <fstream>
+#include <map>
+#include <memory>
 #include <regex>
 #include <set>
 
@@ -52,13 +55,13 @@ public:
         parsed[name] = "*";
     // 3. Addresses of network devices that nobody chose: the host's always, the guest's where it begins with 2e (the
     //    VMM's own random ones).
-    if (parsed.contains("config") && parsed["config"].contains("net"))
+    if (parsed.contains("config") && parsed["config"].contains("net") && parsed["config"]["net"].is_array())
       for (auto& n : parsed["config"]["net"])
         for (const auto* name : {"host_mac", "mac"})
-          if (n.contains(name) && (std::string_view{name} == "host_mac" || n[name].get<std::string>().starts_with("2e:")))
+          if (n.contains(name) && n[name].is_string() && (std::string_view{name} == "host_mac" || n[name].get<std::string>().starts_with("2e:")))
             n[name] = "*";
     // 4. Order within two maps that the VMM keeps unordered: the device tree, and the counters.
-    if (parsed.contains("device_tree"))
+    if (parsed.contains("device_tree") && parsed["device_tree"].is_object())
       parsed["device_tree"] = ordered(parsed["device_tree"], false);
     else if (!parsed.contains("config") && !parsed.empty() && parsed.front().is_object())
       parsed = ordered(parsed, true);
@@ -90,11 +93,16 @@ private:
   std::string root_;
 };
 
-class replayed : public ::testing::TestWithParam<std::string> {};
+struct recording {
+  std::string file, release;
+};
+
+class replayed : public ::testing::TestWithParam<recording> {};
 
 TEST_P(replayed, every_reply_agrees) {
-  std::ifstream in{std::string{CAISSON_RECORDINGS} + "/" + GetParam()};
-  ASSERT_TRUE(in) << "there is no recording " << GetParam() << " in " << CAISSON_RECORDINGS;
+  const auto& [file, release] = GetParam();
+  std::ifstream in{std::string{CAISSON_RECORDINGS} + "/" + file};
+  ASSERT_TRUE(in) << "there is no recording " << file << " in " << CAISSON_RECORDINGS;
   std::vector<json> lines;
   std::set<std::string> folders;
   const std::regex folder{"/lab/(run/[a-z0-9]+)"};
@@ -121,6 +129,7 @@ TEST_P(replayed, every_reply_agrees) {
       if (!running.empty() && running.back().vmm->has_ended())
         running.pop_back();
       auto arguments = host_of_recordings;
+      arguments.insert(arguments.end(), {"--profile", release});
       for (const auto& a : line["args"])
         arguments.push_back(a);
       running.push_back({std::make_unique<double_process>(lab.path("vmm" + std::to_string(++started)), arguments)});
@@ -170,8 +179,16 @@ TEST_P(replayed, every_reply_agrees) {
   EXPECT_LE(unrecorded_deletes, 1u);
 }
 
-INSTANTIATE_TEST_SUITE_P(recording, replayed, ::testing::Values("v53.0.jsonl", "v53.0-devices.jsonl"),
-                         [](const auto& i) { return i.param == "v53.0.jsonl" ? "v53_0" : "v53_0_devices"; });
+INSTANTIATE_TEST_SUITE_P(recording, replayed,
+                         ::testing::Values(recording{"v53.0.jsonl", "v53.0"}, recording{"v53.0-devices.jsonl", "v53.0"},
+                                           recording{"v51.1-devices.jsonl", "v51.1"},
+                                           recording{"head-devices.jsonl", "head"}),
+                         [](const auto& i) {
+                           auto name = i.param.file.substr(0, i.param.file.rfind('.'));
+                           for (auto& c : name)
+                             c = std::isalnum(static_cast<unsigned char>(c)) ? c : '_';
+                           return name;
+                         });
 
 } // namespace
 } // namespace caisson::cloud_hypervisor::tests
