@@ -6,6 +6,7 @@
 #include <chrono>
 #include <condition_variable>
 #include <functional>
+#include <future>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -70,10 +71,13 @@ public:
     return out;
   }
 
-  /// Sends without waiting; `then` runs on a thread of the actor system.
+  /// Sends without waiting for the answer; what is asked afterwards comes after it. `then` runs on a thread of the actor
+  /// system.
   template <class T, class Message>
   void ask_later(const backend_actor& to, const Message& m, std::function<void(reply<T>)> then) {
-    system_->spawn([to, m, then](caf::event_based_actor* self) {
+    auto sent = std::make_shared<std::promise<void>>();
+    auto is_sent = sent->get_future();
+    system_->spawn([to, m, then, sent](caf::event_based_actor* self) {
       self->request(to, std::chrono::seconds{200}, m)
           .then(
               [then](const T& value) {
@@ -82,7 +86,9 @@ public:
               [then](const caf::error& why) {
                 then({std::nullopt, why});
               });
+      sent->set_value();
     });
+    is_sent.wait();
   }
 
   reply<v1::Capabilities> describe();
