@@ -49,7 +49,9 @@ std::optional<autosize_wish> autosizer::look(moment now, const autosize_view& se
   if (!policy_.enabled)
     return std::nullopt;
   const auto& p = policy_;
-  const bool stalls = stalled_ && now - *stalled_ < pace_.pressure_lasts;
+  // A workload with enough to take stalls for another reason, or for an earlier want.
+  const bool stalls = stalled_ && now - *stalled_ < pace_.pressure_lasts &&
+                      std::min(seen.available_bytes, seen.room_bytes) < p.headroom_bytes + p.step_bytes;
   const auto rest_most = p.headroom_bytes + 2 * p.step_bytes;
 
   // How long there has been too much, and how little of it there was at the least.

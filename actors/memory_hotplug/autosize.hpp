@@ -7,7 +7,7 @@
 ///   ---- grow ----|------ rest ------|---- give back ---->   available in the guest (its claim)
 ///
 /// Below the headroom the sandbox grows at once, by at least a step, so that the headroom is there again; while the
-/// workload stalls for want of memory by more and sooner. What is too much is given back only when it has been too much
+/// workload stalls by more and sooner (also where memory is available, and its limit holds it). What is too much is given back only when it has been too much
 /// for the whole of the cool-down, and only as much as was never used meanwhile, less a step: the new size rests between
 /// the two marks, so that nothing swings.
 ///
@@ -46,6 +46,7 @@ struct autosize_view {
   std::uint64_t granule_bytes = 1;   ///< what is plugged is a multiple of it
   std::uint64_t available_bytes = 0; ///< MemAvailable, the guest's claim
   bool busy = false;                 ///< a change is under way, or asked for
+  std::uint64_t room_bytes = UINT64_MAX; ///< what the workload may take until its memory.high holds it, the guest's claim
 };
 
 struct autosize_wish {

@@ -149,6 +149,8 @@ void autosize_look(self_ptr self) {
   view.boot_bytes = st.book.boot_bytes();
   view.granule_bytes = std::max<std::uint64_t>(situation_of(st).granule_bytes, 1);
   view.available_bytes = st.book.guest_available_bytes();
+  if (a.high_bytes > 0)
+    view.room_bytes = a.high_bytes - std::min(a.high_bytes, st.workload_bytes);
   view.busy = st.running || st.waiting || a.wishing || a.following;
   if (auto what = a.sizer.look(now(self), view))
     wish(self, *what);

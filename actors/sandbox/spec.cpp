@@ -55,6 +55,10 @@ caf::error build_spec(v1::SandboxRecord& record, const guest_assets& guest, cons
                                  (config.kernel_params().empty() ? "" : " " + config.kernel_params()));
   }
 
+  // A program may ask at once for more than the guest has now: it comes as it is touched.
+  if (config.autosize())
+    spec.set_kernel_command_line(spec.kernel_command_line() + " sysctl.vm.overcommit_memory=1");
+
   if (spec.boot_bytes() % mib != 0)
     return make_error(ec::out_of_range, fmt::format("memory at boot: {} bytes is no multiple of 1 MiB; ask for {} MiB",
                                                     spec.boot_bytes(), (spec.boot_bytes() + mib - 1) / mib));

@@ -70,6 +70,14 @@ TEST(autosize, a_stalling_workload_gets_more_and_sooner) {
   EXPECT_TRUE(m.look()) << "without pressure the next one would be two seconds later";
 }
 
+TEST(autosize, a_stall_counts_only_where_memory_or_its_limit_is_short) {
+  autosizer a;
+  a.set(policy());
+  a.pressure({});
+  EXPECT_FALSE(a.look({}, {1024 * mib, 512 * mib, 2 * mib, 300 * mib, false}));
+  EXPECT_TRUE(a.look({}, {1024 * mib, 512 * mib, 2 * mib, 300 * mib, false, 0})) << "memory.high holds it";
+}
+
 TEST(autosize, gives_back_only_after_the_cool_down_and_only_what_was_never_used) {
   model m;
   m.has = 2048 * mib;
