@@ -68,6 +68,13 @@ TEST(reply_reader, sees_that_a_body_is_too_long_whatever_comes_with_the_headers)
   }
 }
 
+TEST(reply_reader, takes_no_chunks) {
+  reply_reader reader;
+  EXPECT_EQ(reader.feed("HTTP/1.1 200 \r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"),
+            reply_reader::state::broken);
+  EXPECT_EQ(reader.error().find("it comes in chunks"), 0u);
+}
+
 TEST(reply_reader, does_not_wait_for_more_of_what_can_be_no_reply) {
   reply_reader reader;
   EXPECT_EQ(reader.feed("\x01\r\n\r\n"), reply_reader::state::broken);
