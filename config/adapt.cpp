@@ -93,6 +93,17 @@ struct adapter {
           " in this build; backends: " + all);
   }
 
+  /// Keys that this backend has no use for, though another has.
+  void foreign_keys() {
+    const auto ours = config.backend == "qemu"               ? on::qemu
+                      : config.backend == "cloud-hypervisor" ? on::cloud_hypervisor
+                                                             : on::both;
+    for (const auto& row : all_keys())
+      if (row.in == hv && row.what == treatment::honoured && (row.backends & ours) == 0 && row.backends != on::none &&
+          config.at(hv, row.name).is_set())
+        note(hv, row.name, "", "has no meaning with " + config.backend);
+  }
+
   /// A program of the host: the one named, else the host's own.
   std::string program(std::string_view name, const std::vector<std::string>& own_names, const std::string& package,
                       bool needed) {
@@ -292,6 +303,7 @@ adapted adapt(const layered& config, const host_facts& host) {
   all.automatic_memory();
   all.processors();
   all.pci();
+  all.foreign_keys();
   all.timeouts();
   return out;
 }

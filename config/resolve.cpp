@@ -151,7 +151,8 @@ void fill(const layered& config, const adapted& figures, v1::SandboxConfig& out)
   out.set_vmm_path(figures.vmm_path);
   out.set_libvirt_uri(config.text(hv, "libvirt_uri"));
   out.set_accelerator(config.text(hv, "accelerator"));
-  out.set_cpu_features(config.text(hv, "cpu_features"));
+  if (config.backend != "cloud-hypervisor")
+    out.set_cpu_features(config.text(hv, "cpu_features"));
   out.set_memory_slots(figures.memory_slots);
   out.set_memory_method(method_of(config));
   out.set_hugepages(config.flag(hv, "enable_hugepages"));

@@ -153,6 +153,18 @@ TEST(resolving, a_backend_that_this_build_lacks_is_refused_but_no_error_of_the_f
   EXPECT_TRUE(check(one(arm), {}, host()).ok());
 }
 
+TEST(resolving, a_key_that_another_backend_has_is_said_not_to_count) {
+  auto facts = host({"/usr/bin/cloud-hypervisor"});
+  facts.backends.push_back({"cloud-hypervisor", {"x86_64"}});
+  const auto out =
+      resolved("[hypervisor.clh]\npath = \"/usr/bin/cloud-hypervisor\"\ncpu_features = \"pmu=off\"\n", {}, facts);
+  ASSERT_TRUE(out.config) << texts(out.problems);
+  EXPECT_EQ(out.config->sandbox().cpu_features(), "");
+  EXPECT_EQ(out.config->sandbox().vmm_path(), "/usr/bin/cloud-hypervisor");
+  EXPECT_NE(adaptation_of(out, "hypervisor.clh.cpu_features").find("has no meaning with cloud-hypervisor"),
+            std::string::npos);
+}
+
 TEST(resolving, firmware_in_a_directory_that_is_spelt_otherwise_is_found) {
   auto facts = host({"/usr/bin/qemu-system-aarch64", "/usr/share/AAVMF/AAVMF_CODE.fd"});
   facts.backends[0].architectures.push_back("aarch64");
