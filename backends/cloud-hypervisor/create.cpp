@@ -27,7 +27,10 @@ std::string unreadable(const char* what, const std::string& path, int mode = R_O
   if (path.empty() || ::access(path.c_str(), mode) == 0)
     return {};
   return std::string{what} + " \"" + escaped_text(path, 200) + "\" cannot be " +
-         (mode & X_OK ? "started" : mode & W_OK ? "written" : "read") + ": " + std::strerror(errno);
+         (mode & X_OK   ? "started"
+          : mode & W_OK ? "written"
+                        : "read") +
+         ": " + std::strerror(errno);
 }
 
 } // namespace
@@ -41,9 +44,10 @@ problem machine::check_host(v1::VmSpec& spec) const {
                                   "; name its file, or leave `firmware` unset for direct kernel boot"};
   }
   if (auto why = unreadable("VMM", spec.vmm_path(), X_OK); !why.empty())
-    return {"host_missing", why + "; set `path` of [hypervisor.cloud-hypervisor] (or of [hypervisor.clh]) to the program"};
-  for (const auto& why : {unreadable("guest kernel", spec.kernel_path()), unreadable("guest initrd", spec.initrd_path()),
-                          unreadable("firmware", spec.firmware_path())})
+    return {"host_missing",
+            why + "; set `path` of [hypervisor.cloud-hypervisor] (or of [hypervisor.clh]) to the program"};
+  for (const auto& why : {unreadable("guest kernel", spec.kernel_path()),
+                          unreadable("guest initrd", spec.initrd_path()), unreadable("firmware", spec.firmware_path())})
     if (!why.empty())
       return {"host_missing", why};
   for (const auto& disk : spec.disks())
@@ -54,12 +58,12 @@ problem machine::check_host(v1::VmSpec& spec) const {
       return {"host_missing", "net " + net.id() + ": " + why};
   for (const auto& share : spec.shares())
     if (auto why = socket_problem(share.socket_path()); !why.empty())
-      return {"host_missing", "share " + share.id() + ", socket \"" + escaped_text(share.socket_path(), 200) + "\": " + why +
-                                  ". The boot would stand still for a minute, so the VM was not made"};
+      return {"host_missing", "share " + share.id() + ", socket \"" + escaped_text(share.socket_path(), 200) +
+                                  "\": " + why + ". The boot would stand still for a minute, so the VM was not made"};
   struct stat s {};
   if (::stat(spec.run_directory().c_str(), &s) != 0 || !S_ISDIR(s.st_mode))
-    return {"host_io", "run directory \"" + escaped_text(spec.run_directory(), 200) +
-                           "\" is not there; the engine makes it"};
+    return {"host_io",
+            "run directory \"" + escaped_text(spec.run_directory(), 200) + "\" is not there; the engine makes it"};
   return {};
 }
 
@@ -88,11 +92,13 @@ void machine::create(const call_ptr& call) {
     return fail_create(why);
   config_ = std::get<vm_config>(std::move(config));
   // Over before the call's own deadline, so that it is told what was wrong, and nothing is left behind.
-  await_api(call, std::chrono::steady_clock::now() + std::min<std::chrono::milliseconds>(ready_within, call->left() / 4 * 3));
+  await_api(call,
+            std::chrono::steady_clock::now() + std::min<std::chrono::milliseconds>(ready_within, call->left() / 4 * 3));
 }
 
 problem machine::start_process(const v1::VmSpec& spec) {
   asked_to_end_ = false;
+  told_size_bytes_ = 0;
   remove_run_files(spec.run_directory(), false);
   around_->store.remove(id_);
   if (auto why = around_->store.save(*record_); !why.empty())
@@ -102,8 +108,9 @@ problem machine::start_process(const v1::VmSpec& spec) {
   if (log_fd < 0)
     return {"host_io", "log \"" + log + "\" cannot be made: " + std::strerror(errno)};
   std::string error;
-  auto child = around_->on.start(vmm_program(spec, around_->store.event_file(id_), log_fd),
-                                 [self = shared_from_this()](const reactor::exit_status& s) { self->exited(s); }, error);
+  auto child = around_->on.start(
+      vmm_program(spec, around_->store.event_file(id_), log_fd),
+      [self = shared_from_this()](const reactor::exit_status& s) { self->exited(s); }, error);
   ::close(log_fd);
   if (!child)
     return {"host_missing", error + "; `path` of [hypervisor.cloud-hypervisor] names the program"};
@@ -126,9 +133,10 @@ void machine::await_api(const call_ptr& call, std::chrono::steady_clock::time_po
         if (o.kind == outcome_kind::answered)
           return self->fail_create({"backend_refused", self->who() + " does not answer a ping: " + o.reply.text()});
         if (std::chrono::steady_clock::now() >= until)
-          return self->fail_create({"backend_refused", self->who() + " was started and its API did not answer in time: " +
-                                                           o.why});
-        self->step_timer_ = self->around_->on.after(between_pings, [self, call, until] { self->await_api(call, until); });
+          return self->fail_create(
+              {"backend_refused", self->who() + " was started and its API did not answer in time: " + o.why});
+        self->step_timer_ =
+            self->around_->on.after(between_pings, [self, call, until] { self->await_api(call, until); });
       });
 }
 
@@ -173,7 +181,8 @@ void machine::boot_vm(const call_ptr& call) {
 
 // Also where the answer of vm.boot was lost: vm.info comes behind it.
 void machine::look_at_boot(const call_ptr& call, const outcome& boot) {
-  ask(requests::info(), std::min<std::chrono::milliseconds>(look_within, std::max<std::chrono::milliseconds>(call->left(), 1s)),
+  ask(requests::info(),
+      std::min<std::chrono::milliseconds>(look_within, std::max<std::chrono::milliseconds>(call->left(), 1s)),
       [self = shared_from_this(), call, boot](outcome o) {
         if (self->create_failure_ || !self->alive())
           return;

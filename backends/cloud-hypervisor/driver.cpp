@@ -49,24 +49,23 @@ void driver::start() {
 void driver::recover() {
   // Weak: the machines hold the surroundings, and may be held by callbacks of the reactor until its end.
   auto weak = weak_from_this();
-  around_ = std::make_shared<surroundings>(surroundings{
-      on_, records{settings_.directory},
-      [weak](const v1::VmEvent& e) {
-        if (auto self = weak.lock())
-          self->tell(e);
-      },
-      [weak](const std::string& id) {
-        auto self = weak.lock();
-        if (!self)
-          return;
-        auto at = self->machines_.find(id);
-        if (at != self->machines_.end() && !at->second->recorded())
-          self->machines_.erase(at);
-      },
-      [log = settings_.log](const std::string& line) {
-        if (log)
-          log("cloud-hypervisor: " + line);
-      }});
+  around_ = std::make_shared<surroundings>(surroundings{on_, records{settings_.directory},
+                                                        [weak](const v1::VmEvent& e) {
+                                                          if (auto self = weak.lock())
+                                                            self->tell(e);
+                                                        },
+                                                        [weak](const std::string& id) {
+                                                          auto self = weak.lock();
+                                                          if (!self)
+                                                            return;
+                                                          auto at = self->machines_.find(id);
+                                                          if (at != self->machines_.end() && at->second->idle())
+                                                            self->machines_.erase(at);
+                                                        },
+                                                        [log = settings_.log](const std::string& line) {
+                                                          if (log)
+                                                            log("cloud-hypervisor: " + line);
+                                                        }});
   probe_ = std::make_shared<version_probe>(on_);
   watch_ = std::make_unique<reactor::file_watch>(
       on_, std::vector{settings_.directory},
@@ -130,27 +129,31 @@ void driver::describe(const call_ptr& call) {
     return call->fail({"unsupported", "architecture \"" + escaped_text(architecture, 40) +
                                           "\": Cloud Hypervisor makes x86_64 and aarch64"});
   if (architecture != host)
-    return call->fail({"unsupported", "architecture " + architecture + ": Cloud Hypervisor runs guests of the host's own "
-                                          "architecture alone, and this host is " + host +
-                                          "; hypervisor qemu runs others, under TCG"});
+    return call->fail({"unsupported", "architecture " + architecture +
+                                          ": Cloud Hypervisor runs guests of the host's own "
+                                          "architecture alone, and this host is " +
+                                          host + "; hypervisor qemu runs others, under TCG"});
   if (q.accelerator() == "tcg")
-    return call->fail({"unsupported", "accelerator tcg: Cloud Hypervisor has none but the host's KVM; hypervisor qemu has"});
+    return call->fail(
+        {"unsupported", "accelerator tcg: Cloud Hypervisor has none but the host's KVM; hypervisor qemu has"});
   bool firmware = !q.firmware_path().empty();
   if (q.firmware_path() == "auto") {
     std::string looked;
     firmware = !find_firmware(architecture, looked).empty();
     if (!firmware)
-      return call->fail({"host_missing", "firmware = \"auto\": no firmware for Cloud Hypervisor was found, looked for " +
-                                             looked + "; name its file, or leave `firmware` unset for direct kernel boot"});
+      return call->fail(
+          {"host_missing", "firmware = \"auto\": no firmware for Cloud Hypervisor was found, looked for " + looked +
+                               "; name its file, or leave `firmware` unset for direct kernel boot"});
   } else if (firmware && ::access(q.firmware_path().c_str(), R_OK) != 0) {
-    return call->fail({"host_missing", "firmware \"" + escaped_text(q.firmware_path(), 200) + "\" cannot be read: " +
-                                           std::strerror(errno)});
+    return call->fail({"host_missing", "firmware \"" + escaped_text(q.firmware_path(), 200) +
+                                           "\" cannot be read: " + std::strerror(errno)});
   }
   const auto program = q.vmm_path().empty() ? find_vmm_program() : q.vmm_path();
   if (program.empty())
-    return call->fail({"host_missing", "there is no cloud-hypervisor in PATH; set `path` of [hypervisor.cloud-hypervisor] "
-                                       "(or of [hypervisor.clh]) or the variable CH_BIN to the program. No Debian package "
-                                       "has it: https://github.com/cloud-hypervisor/cloud-hypervisor/releases"});
+    return call->fail({"host_missing",
+                       "there is no cloud-hypervisor in PATH; set `path` of [hypervisor.cloud-hypervisor] "
+                       "(or of [hypervisor.clh]) or the variable CH_BIN to the program. No Debian package "
+                       "has it: https://github.com/cloud-hypervisor/cloud-hypervisor/releases"});
   probe_->ask(program, [self = shared_from_this(), call, architecture, firmware](const program_facts& facts) {
     self->describe_program(call, architecture, firmware, facts);
   });

@@ -35,7 +35,8 @@ public:
   /// Events of that sandbox until unlisten(ticket).
   void listen(std::uint64_t ticket, std::string sandbox_id, event_function heard);
   void unlisten(std::uint64_t ticket);
-  /// Answers what waits with backend_lost and lets go of everything; the VMs live on. Blocks; not on the reactor's thread.
+  /// Answers what waits with backend_lost and lets go of everything; the VMs live on. Blocks; not on the reactor's
+  /// thread.
   void end();
 
 private:
@@ -47,7 +48,8 @@ private:
   void take(const call_ptr& call);
   void recover();
   void describe(const call_ptr& call);
-  void describe_program(const call_ptr& call, const std::string& architecture, bool firmware, const program_facts& facts);
+  void describe_program(const call_ptr& call, const std::string& architecture, bool firmware,
+                        const program_facts& facts);
   void tell(const v1::VmEvent& event);
 
   reactor::reactor& on_;

@@ -27,6 +27,7 @@ void machine::inspect(const call_ptr& call) {
     std::erase(self->looking_, call);
     call->succeed(self->observed(stale));
   };
+  look_at_files(); // which are watched; where the host gives no watch, this is how they are seen
   if (!record_ || !alive() || !api_)
     return done({});
   if (destroying_)
@@ -49,8 +50,8 @@ void machine::read(std::chrono::milliseconds within, bool ask_for_vcpus, std::fu
     if (!self->record_ || !self->alive())
       return then({});
     if (!o.ok()) {
-      const auto silent = self->who() + " did not say what the VM has: " +
-                          (o.kind == outcome_kind::answered ? o.reply.text() : o.why);
+      const auto silent =
+          self->who() + " did not say what the VM has: " + (o.kind == outcome_kind::answered ? o.reply.text() : o.why);
       if (o.kind == outcome_kind::answered || o.kind == outcome_kind::late)
         return then(silent);
       return self->when_ended([self, then, silent] { then(self->alive() ? silent : std::string{}); });

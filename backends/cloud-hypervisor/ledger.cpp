@@ -33,9 +33,15 @@ void ledger::device_left(const std::string& id) {
 void ledger::settle(const info_reply& info, bool actual_counts) {
   switch (info.state) {
   case vm_state::running:
-  case vm_state::break_point: state = v1::VM_STATE_RUNNING; break;
-  case vm_state::paused: state = v1::VM_STATE_PAUSED; break;
-  default: state = v1::VM_STATE_CREATED; break;
+  case vm_state::break_point:
+    state = v1::VM_STATE_RUNNING;
+    break;
+  case vm_state::paused:
+    state = v1::VM_STATE_PAUSED;
+    break;
+  default:
+    state = v1::VM_STATE_CREATED;
+    break;
   }
   if (asked_dimm) {
     if (info.memory_bytes == acpi_total_bytes() + asked_dimm->size_bytes)

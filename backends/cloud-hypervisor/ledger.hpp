@@ -2,7 +2,8 @@
 
 /// What one VM has, kept by us because the VMM cannot be asked for all of it. Pure.
 ///
-/// - ACPI memory: vm.info tells the size that was asked for last, which after a refused shrink is not what is there. Only
+/// - ACPI memory: vm.info tells the size that was asked for last, which after a refused shrink is not what is there.
+/// Only
 ///   growth that the VMM has answered counts here; one whose answer was lost is settled by the next vm.info.
 /// - vCPUs: vm.info tells the number asked for last, also while the guest has not let the others go. A request for the
 ///   same number is answered with 429 until it has, and 204 then: that is how the truth is read.
@@ -32,7 +33,7 @@ struct held_device {
   std::string id;
   std::string kind; ///< "disk", "net", "share"
   bool leaving = false;
-  std::string address; ///< "0000:00:05.0"; empty where the VMM does not tell
+  std::string address;     ///< "0000:00:05.0"; empty where the VMM does not tell
   std::string source = {}; ///< what stands behind it, as the VMM says; empty as long as it was not asked
 };
 

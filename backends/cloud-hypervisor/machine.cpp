@@ -26,8 +26,9 @@ std::string doing_of(const v1::BackendCall& what) {
 } // namespace
 
 pending_call::pending_call(v1::BackendCall call, answer_function answer)
-    : what{std::move(call)}, doing{doing_of(what)}, answer_{std::move(answer)}, deadline_ms_{host::deadline_ms_of(what)},
-      deadline_{std::chrono::steady_clock::now() + std::chrono::milliseconds{deadline_ms_}} {}
+    : what{std::move(call)}, doing{doing_of(what)}, answer_{std::move(answer)},
+      deadline_ms_{host::deadline_ms_of(what)}, deadline_{std::chrono::steady_clock::now() +
+                                                          std::chrono::milliseconds{deadline_ms_}} {}
 
 void pending_call::finish(v1::BackendAnswer with) {
   if (auto answer = std::exchange(answer_, {})) {
@@ -107,8 +108,9 @@ void machine::run_next() {
     } else if (!record_->booted) {
       refuse(call, {"backend_refused", "the VM has not booted; nothing was changed"});
     } else if (process_state(record_->pid) == 'T') {
-      refuse(call, {"backend_refused", who() + " is stopped by a signal and does nothing; nothing was changed: let it go "
-                                               "on (SIGCONT) or destroy the VM"});
+      refuse(call,
+             {"backend_refused", who() + " is stopped by a signal and does nothing; nothing was changed: let it go "
+                                         "on (SIGCONT) or destroy the VM"});
     } else if (what.has_apply_memory_step()) {
       memory_step(call);
     } else if (what.has_set_vcpus()) {
@@ -164,7 +166,8 @@ void machine::ask(request what, std::chrono::milliseconds within, next_step then
   around_->on.post([guarded, none] { guarded(none); });
 }
 
-// A connection that ends may be the first that is seen of a process that ends: waits for the news of that, but not long.
+// A connection that ends may be the first that is seen of a process that ends: waits for the news of that, but not
+// long.
 void machine::when_ended(std::function<void()> then) {
   if (!alive())
     return then();
@@ -186,8 +189,8 @@ void machine::unanswered(const call_ptr& call, const outcome& o, const std::stri
     if (o.kind == outcome_kind::malformed)
       return self->refuse(call, {"internal", doing + ": " + o.why});
     if (!o.sent || o.kind == outcome_kind::refused)
-      return self->refuse(call, {"backend_refused", doing + ": " + self->who() + " was not reached, nothing was changed: " +
-                                                        o.why});
+      return self->refuse(
+          call, {"backend_refused", doing + ": " + self->who() + " was not reached, nothing was changed: " + o.why});
     self->refuse(call, {"outcome_unknown", doing + ": the answer of " + self->who() + " was lost (" + o.why +
                                                "); it may have taken effect, inspect tells"});
   });
@@ -280,7 +283,8 @@ void machine::exited(const reactor::exit_status& status) {
     return finish_failed_create();
   if (running_ && running_->what.has_create() && !record_->booted) {
     const auto words = last_words(around_->store.log_file(id_));
-    const bool no_kvm = words.find("hypervisor interface") != std::string::npos || words.find("/dev/kvm") != std::string::npos;
+    const bool no_kvm =
+        words.find("hypervisor interface") != std::string::npos || words.find("/dev/kvm") != std::string::npos;
     return fail_create({no_kvm ? "host_missing" : "backend_refused",
                         who() + " " + status.text() + " while the VM was being made" +
                             (no_kvm ? "; it needs a /dev/kvm that this user may open, from its start on" : "") +

@@ -9,9 +9,9 @@
 ///      +--------------- swept (files and record removed) <----------- DestroyVm -------+
 ///
 /// A record (records.hpp) is written before the process starts and before each request whose effect could not be read
-/// back otherwise, so that a later engine knows what this one knew. One verb at a time, in their order; inspect and destroy
-/// beside them. A request whose answer is lost is never repeated: the verb answers `outcome_unknown`, and the next vm.info
-/// settles what became of it.
+/// back otherwise, so that a later engine knows what this one knew. One verb at a time, in their order; inspect and
+/// destroy beside them. A request whose answer is lost is never repeated: the verb answers `outcome_unknown`, and the
+/// next vm.info settles what became of it.
 
 #include <chrono>
 #include <cstdint>
@@ -80,6 +80,8 @@ public:
   void leave();
 
   bool recorded() const { return record_.has_value(); }
+  /// Nothing is left of the VM, and nobody waits for one.
+  bool idle() const { return !record_ && !running_ && waiting_.empty(); }
 
 private:
   using next_step = std::function<void(outcome)>;
@@ -147,8 +149,8 @@ private:
   std::shared_ptr<reactor::child> child_; ///< lives; null: no process
   std::unique_ptr<api_client> api_;
   std::unique_ptr<event_file> events_;
-  bool asked_to_end_ = false;   ///< the event stream has told an orderly shutdown
-  bool over_ = false;           ///< destroyed, or the engine ends: callbacks do nothing any more
+  bool asked_to_end_ = false; ///< the event stream has told an orderly shutdown
+  bool over_ = false;         ///< destroyed, or the engine ends: callbacks do nothing any more
   bool destroying_ = false;
   std::vector<call_ptr> destroyers_;
   vm_config config_;                      ///< of the creation that is under way

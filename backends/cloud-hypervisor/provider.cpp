@@ -111,7 +111,8 @@ class ch_provider final : public backends::provider {
 public:
   ch_provider(const backends::environment& e, driver_settings settings)
       : system_{*e.system}, shared_{dynamic_cast<reactor::reactor*>(e.channels)},
-        own_{shared_ ? nullptr : std::make_unique<reactor::reactor>(e.log)}, channels_{e.channels ? e.channels : own_.get()},
+        own_{shared_ ? nullptr : std::make_unique<reactor::reactor>(e.log)}, channels_{e.channels ? e.channels
+                                                                                                  : own_.get()},
         driver_{std::make_shared<driver>(shared_ ? *shared_ : *own_, std::move(settings))} {
     driver_->start();
   }

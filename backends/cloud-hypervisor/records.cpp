@@ -107,7 +107,8 @@ std::string records::save(const vm_record& record) const {
     fs::rename(part, whole, error);
   if (out && !error)
     return {};
-  return "the VM's record " + whole + " cannot be written: is the file system of the run directory full or not writable?";
+  return "the VM's record " + whole +
+         " cannot be written: is the file system of the run directory full or not writable?";
 }
 
 void records::remove(const std::string& sandbox_id) const {

@@ -76,8 +76,8 @@ std::string wrong_paths(const v1::VmSpec& spec) {
         wrong_socket("API socket", api_socket(spec.run_directory())),
         wrong_socket("vsock socket", vsock_socket(spec.run_directory())),
         wrong_socket("console socket", console_socket(spec.run_directory())),
-        wrong_optional_path("guest kernel", spec.kernel_path()), wrong_optional_path("guest initrd", spec.initrd_path()),
-        wrong_optional_path("firmware", spec.firmware_path()),
+        wrong_optional_path("guest kernel", spec.kernel_path()),
+        wrong_optional_path("guest initrd", spec.initrd_path()), wrong_optional_path("firmware", spec.firmware_path()),
         wrong_optional_path("entropy source", spec.entropy_source())})
     if (!why.empty())
       return why;
@@ -86,10 +86,11 @@ std::string wrong_paths(const v1::VmSpec& spec) {
 
 problem refuse_payload(const v1::VmSpec& spec) {
   if (!spec.firmware_path().empty() && spec.disks().empty())
-    return {"unsupported", "firmware " + quoted(spec.firmware_path()) +
-                               ": with firmware Cloud Hypervisor boots from a disk and takes neither kernel nor initrd, "
-                               "and this VM has no disk; leave `firmware` unset for direct kernel boot, or give the VM "
-                               "a disk to boot from"};
+    return {"unsupported",
+            "firmware " + quoted(spec.firmware_path()) +
+                ": with firmware Cloud Hypervisor boots from a disk and takes neither kernel nor initrd, "
+                "and this VM has no disk; leave `firmware` unset for direct kernel boot, or give the VM "
+                "a disk to boot from"};
   if (spec.firmware_path().empty() && spec.kernel_path().empty())
     return {"invalid_argument", "neither kernel nor firmware is named: nothing could be booted"};
   return {};

@@ -2,9 +2,9 @@
 
 /// From a VmSpec to what Cloud Hypervisor is told. Pure.
 ///
-/// What a VM gets beside what its spec says: a serial line on a socket (the console), a vsock on a socket (the agent), a
-/// panic device, and a balloon where free page reporting is asked for. What QEMU alone has (machine types, bridges, root
-/// ports) has no meaning here.
+/// What a VM gets beside what its spec says: a serial line on a socket (the console), a vsock on a socket (the agent),
+/// a panic device, and a balloon where free page reporting is asked for. What QEMU alone has (machine types, bridges,
+/// root ports) has no meaning here.
 
 #include <cstdint>
 #include <string>

@@ -40,9 +40,11 @@ void machine::memory_step(const call_ptr& call) {
   case v1::ApplyMemoryStep::kUnplugDimmId:
     if (!record_->book.has_dimm(step.unplug_dimm_id()))
       return succeed(call);
-    return refuse(call, {"unsupported", "Cloud Hypervisor cannot take ACPI memory back while the VM runs; virtio-mem can "
-                                        "(memory_method = \"virtio-mem\")"});
-  case v1::ApplyMemoryStep::STEP_NOT_SET: break;
+    return refuse(call,
+                  {"unsupported", "Cloud Hypervisor cannot take ACPI memory back while the VM runs; virtio-mem can "
+                                  "(memory_method = \"virtio-mem\")"});
+  case v1::ApplyMemoryStep::STEP_NOT_SET:
+    break;
   }
   refuse(call, {"invalid_argument", "no step is named"});
 }
@@ -65,35 +67,38 @@ void machine::plug_dimm(const call_ptr& call, const plugged_dimm& dimm) {
                                                         " bytes: expected an id and a multiple of " +
                                                         bytes_text(dimm_block_bytes)});
     if (book.dimms.size() >= dimm_slots)
-      return self->refuse(call, {"backend_refused", "no slot is left: Cloud Hypervisor plugs memory by ACPI 8 times in the "
-                                                    "life of a VM, and it has; virtio-mem knows no slots"});
+      return self->refuse(call,
+                          {"backend_refused", "no slot is left: Cloud Hypervisor plugs memory by ACPI 8 times in the "
+                                              "life of a VM, and it has; virtio-mem knows no slots"});
     if (book.dimms.size() >= spec.memory_slots())
-      return self->refuse(call, {"backend_refused", "no slot is left: the VM was made with " +
-                                                        std::to_string(spec.memory_slots()) + " (VmSpec.memory_slots)"});
+      return self->refuse(call,
+                          {"backend_refused", "no slot is left: the VM was made with " +
+                                                  std::to_string(spec.memory_slots()) + " (VmSpec.memory_slots)"});
     if (book.dimm_bytes() + dimm.size_bytes > hotplug_region_bytes(spec))
-      return self->refuse(call, {"backend_refused", bytes_text(dimm.size_bytes) + " more than the " +
-                                                        bytes_text(book.acpi_total_bytes()) +
-                                                        " that it has would be above the VM's maximum of " +
-                                                        bytes_text(spec.max_bytes())});
+      return self->refuse(
+          call,
+          {"backend_refused", bytes_text(dimm.size_bytes) + " more than the " + bytes_text(book.acpi_total_bytes()) +
+                                  " that it has would be above the VM's maximum of " + bytes_text(spec.max_bytes())});
     book.asked_dimm = dimm;
     self->save();
-    self->ask(requests::resize_ram(book.acpi_total_bytes() + dimm.size_bytes), call->left(), [self, call, dimm](outcome o) {
-      if (!self->record_)
-        return;
-      auto& now = self->record_->book;
-      if (o.ok()) {
-        now.dimm_plugged();
-        self->save();
-        return self->succeed(call);
-      }
-      if (o.kind != outcome_kind::answered && o.sent)
-        return self->unanswered(call, o, "DIMM " + dimm.id);
-      now.asked_dimm.reset();
-      self->save();
-      if (o.kind != outcome_kind::answered)
-        return self->unanswered(call, o, "DIMM " + dimm.id);
-      self->refuse(call, {"backend_refused", "DIMM " + dimm.id + " was not plugged: " + o.reply.text()});
-    });
+    self->ask(requests::resize_ram(book.acpi_total_bytes() + dimm.size_bytes), call->left(),
+              [self, call, dimm](outcome o) {
+                if (!self->record_)
+                  return;
+                auto& now = self->record_->book;
+                if (o.ok()) {
+                  now.dimm_plugged();
+                  self->save();
+                  return self->succeed(call);
+                }
+                if (o.kind != outcome_kind::answered && o.sent)
+                  return self->unanswered(call, o, "DIMM " + dimm.id);
+                now.asked_dimm.reset();
+                self->save();
+                if (o.kind != outcome_kind::answered)
+                  return self->unanswered(call, o, "DIMM " + dimm.id);
+                self->refuse(call, {"backend_refused", "DIMM " + dimm.id + " was not plugged: " + o.reply.text()});
+              });
   });
 }
 
@@ -101,9 +106,10 @@ void machine::request_virtio_mem(const call_ptr& call, std::uint64_t bytes) {
   if (record_->spec.memory_method() != v1::MEMORY_METHOD_VIRTIO_MEM)
     return refuse(call, {"unsupported", "this VM was made without virtio-mem"});
   if (bytes > most_plugged_bytes(record_->spec) || bytes % virtio_mem_granule_bytes != 0)
-    return refuse(call, {"backend_refused", "virtio-mem of " + std::to_string(bytes) + " bytes: expected a multiple of " +
-                                                bytes_text(virtio_mem_granule_bytes) + " of at most " +
-                                                bytes_text(most_plugged_bytes(record_->spec))});
+    return refuse(call,
+                  {"backend_refused", "virtio-mem of " + std::to_string(bytes) + " bytes: expected a multiple of " +
+                                          bytes_text(virtio_mem_granule_bytes) + " of at most " +
+                                          bytes_text(most_plugged_bytes(record_->spec))});
   read_back(call, [self = shared_from_this(), call, bytes](const v1::VmObserved& seen) {
     if (!self->alive())
       return self->refuse(call, self->ended_problem());
@@ -130,8 +136,9 @@ void machine::request_virtio_mem(const call_ptr& call, std::uint64_t bytes) {
 void machine::set_vcpus(const call_ptr& call, std::uint32_t count) {
   const auto& spec = record_->spec;
   if (count == 0 || count > spec.max_vcpus())
-    return refuse(call, {"backend_refused", std::to_string(count) + " vCPUs: expected 1 to " +
-                                                std::to_string(spec.max_vcpus()) + ", the most that the VM was made with"});
+    return refuse(call,
+                  {"backend_refused", std::to_string(count) + " vCPUs: expected 1 to " +
+                                          std::to_string(spec.max_vcpus()) + ", the most that the VM was made with"});
   read_back(call, [self = shared_from_this(), call, count](v1::VmObserved seen) {
     if (!self->alive())
       return self->refuse(call, self->ended_problem());
@@ -164,10 +171,11 @@ void machine::await_departing_vcpus(const call_ptr& call, std::uint32_t count, i
     if (o.kind != outcome_kind::answered)
       return self->unanswered(call, o, "vCPUs");
     if (attempt >= most_vcpu_attempts)
-      return self->refuse(call, {"backend_refused",
-                                 "vCPUs are not set to " + std::to_string(count) + ": the guest has not let go of " +
-                                     std::to_string(self->record_->book.vcpus_present - asked) +
-                                     " that it was asked to give back before; try again when it has (" + o.reply.text() + ")"});
+      return self->refuse(
+          call, {"backend_refused", "vCPUs are not set to " + std::to_string(count) + ": the guest has not let go of " +
+                                        std::to_string(self->record_->book.vcpus_present - asked) +
+                                        " that it was asked to give back before; try again when it has (" +
+                                        o.reply.text() + ")"});
     self->step_timer_ = self->around_->on.after(
         vcpu_back_off, [self, call, count, attempt] { self->await_departing_vcpus(call, count, attempt + 1); });
   });
@@ -187,14 +195,15 @@ void machine::send_vcpus(const call_ptr& call, std::uint32_t count, int attempt)
     if (o.kind != outcome_kind::answered)
       return self->unanswered(call, o, "vCPUs");
     if (removal_pending(o) && attempt < most_vcpu_attempts) {
-      self->step_timer_ =
-          self->around_->on.after(vcpu_back_off, [self, call, count, attempt] { self->send_vcpus(call, count, attempt + 1); });
+      self->step_timer_ = self->around_->on.after(
+          vcpu_back_off, [self, call, count, attempt] { self->send_vcpus(call, count, attempt + 1); });
       return;
     }
-    self->refuse(call, {"backend_refused", "vCPUs are not set to " + std::to_string(count) + ": " +
-                                               (removal_pending(o) ? "the guest has not let go of others that it was asked "
-                                                                     "to give back before; try again when it has"
-                                                                   : o.reply.text())});
+    self->refuse(call,
+                 {"backend_refused", "vCPUs are not set to " + std::to_string(count) + ": " +
+                                         (removal_pending(o) ? "the guest has not let go of others that it was asked "
+                                                               "to give back before; try again when it has"
+                                                             : o.reply.text())});
   });
 }
 
@@ -214,8 +223,9 @@ void machine::pause(const call_ptr& call, bool paused) {
         return self->succeed(call);
       if (o.kind != outcome_kind::answered)
         return self->unanswered(call, o, paused ? "pause" : "resume");
-      self->refuse(call, {"backend_refused",
-                          std::string{paused ? "the VM does not pause: " : "the VM does not go on: "} + o.reply.text()});
+      self->refuse(call,
+                   {"backend_refused",
+                    std::string{paused ? "the VM does not pause: " : "the VM does not go on: "} + o.reply.text()});
     });
   });
 }
@@ -223,12 +233,12 @@ void machine::pause(const call_ptr& call, bool paused) {
 void machine::attach(const call_ptr& call, const std::string& id, const char* kind, request add) {
   if (!valid_id(id))
     return refuse(call, {"invalid_argument", std::string{kind} + " \"" + escaped_text(id, 64) +
-                                                "\": expected an id of 1 to 32 of a-z 0-9 -"});
+                                                 "\": expected an id of 1 to 32 of a-z 0-9 -"});
   if (const auto& path = call->what.attach().disk().path(); call->what.attach().has_disk()) {
     const bool read_only = call->what.attach().disk().read_only();
     if (::access(path.c_str(), read_only ? R_OK : R_OK | W_OK) != 0)
-      return refuse(call, {"host_missing", "disk image \"" + escaped_text(path, 200) + "\" cannot be opened: " +
-                                               std::strerror(errno)});
+      return refuse(call, {"host_missing",
+                           "disk image \"" + escaped_text(path, 200) + "\" cannot be opened: " + std::strerror(errno)});
   }
   if (const auto& attach = call->what.attach(); attach.has_net())
     if (auto why = tap_problem(attach.net().tap_name()); !why.empty())
@@ -240,13 +250,14 @@ void machine::attach(const call_ptr& call, const std::string& id, const char* ki
       return self->refuse(call, {"backend_refused", "nothing was changed: " + seen.stale_reason()});
     if (auto* there = self->record_->book.device(id)) {
       if (there->leaving)
-        return self->refuse(call, {"backend_refused", kind + " " + id + " is still leaving the VM; try again when it has "
-                                                                        "left, or use another id"});
+        return self->refuse(call, {"backend_refused", kind + " " + id +
+                                                          " is still leaving the VM; try again when it has "
+                                                          "left, or use another id"});
       const auto& asked = call->what.attach();
       const auto& source = asked.has_disk() ? asked.disk().path() : asked.net().tap_name();
       if (there->kind != kind || (!there->source.empty() && there->source != source))
-        return self->refuse(call, {"already_exists", "a " + there->kind + " with the id " + id + " is there already, over " +
-                                                         escaped_text(there->source, 200) +
+        return self->refuse(call, {"already_exists", "a " + there->kind + " with the id " + id +
+                                                         " is there already, over " + escaped_text(there->source, 200) +
                                                          "; choose another id or detach it first"});
       call->succeed(std::move(seen));
       return self->end_verb(call);

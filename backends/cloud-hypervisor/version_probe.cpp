@@ -70,9 +70,9 @@ std::string find_vmm_program() {
 void version_probe::ask(const std::string& program, std::function<void(const program_facts&)> then) {
   struct stat s {};
   if (::stat(program.c_str(), &s) != 0 || ::access(program.c_str(), X_OK) != 0)
-    return then(wrong("host_missing", "the program \"" + escaped_text(program, 200) + "\" cannot be started: " +
-                                          std::strerror(errno) +
-                                          "; `path` of [hypervisor.cloud-hypervisor] (or of [hypervisor.clh]) names it"));
+    return then(wrong("host_missing",
+                      "the program \"" + escaped_text(program, 200) + "\" cannot be started: " + std::strerror(errno) +
+                          "; `path` of [hypervisor.cloud-hypervisor] (or of [hypervisor.clh]) names it"));
   const auto key = program + "|" + std::to_string(s.st_ino) + "|" + std::to_string(s.st_size) + "|" +
                    std::to_string(s.st_mtim.tv_sec) + "." + std::to_string(s.st_mtim.tv_nsec);
   if (auto known = known_.find(key); known != known_.end())

@@ -14,9 +14,9 @@
 namespace caisson::cloud_hypervisor {
 
 struct program_facts {
-  std::string version;   ///< "53.0.0" or "53.0"
-  bool model = false;    ///< it says that it is no hypervisor: the API double, which needs no KVM
-  problem wrong;         ///< code "" where there is none
+  std::string version; ///< "53.0.0" or "53.0"
+  bool model = false;  ///< it says that it is no hypervisor: the API double, which needs no KVM
+  problem wrong;       ///< code "" where there is none
 };
 
 /// On the reactor's thread.

@@ -78,8 +78,8 @@ int open_log(const std::string& path) {
 
 void bound_log(const std::string& path) {
   struct stat s {};
-  if (::stat(path.c_str(), &s) == 0 && s.st_size > most_log_bytes)
-    [[maybe_unused]] auto rc = ::truncate(path.c_str(), 0);
+  if (::stat(path.c_str(), &s) == 0 && s.st_size > most_log_bytes) [[maybe_unused]]
+    auto rc = ::truncate(path.c_str(), 0);
 }
 
 std::string last_words(const std::string& path) {
@@ -113,11 +113,16 @@ std::string socket_problem(const std::string& path) {
   const int why = rc == 0 ? 0 : errno;
   ::close(fd);
   switch (why) {
-  case EPROTOTYPE: return {};
-  case 0: return "a datagram socket is bound there, no daemon that serves shares";
-  case ENOENT: return "there is no such socket; start its daemon first";
-  case ECONNREFUSED: return "nobody listens there; start its daemon (again)";
-  default: return std::strerror(why);
+  case EPROTOTYPE:
+    return {};
+  case 0:
+    return "a datagram socket is bound there, no daemon that serves shares";
+  case ENOENT:
+    return "there is no such socket; start its daemon first";
+  case ECONNREFUSED:
+    return "nobody listens there; start its daemon (again)";
+  default:
+    return std::strerror(why);
   }
 }
 
@@ -138,8 +143,8 @@ void remove_run_files(const std::string& run_directory, bool directory_too) {
 
 std::string find_firmware(const std::string& architecture, std::string& looked) {
   const std::string name = architecture == "aarch64" ? "CLOUDHV_EFI.fd" : "CLOUDHV.fd";
-  for (const char* directory : {"/usr/share/cloud-hypervisor/", "/usr/local/share/cloud-hypervisor/", "/usr/share/edk2/",
-                                "/opt/cloud-hypervisor/"}) {
+  for (const char* directory : {"/usr/share/cloud-hypervisor/", "/usr/local/share/cloud-hypervisor/",
+                                "/usr/share/edk2/", "/opt/cloud-hypervisor/"}) {
     const auto path = directory + name;
     if (::access(path.c_str(), R_OK) == 0)
       return path;

@@ -16,8 +16,8 @@ namespace caisson::cloud_hypervisor {
 /// With its API socket in the run directory and its events in that file. `log_fd` becomes its standard error.
 reactor::program vmm_program(const v1::VmSpec& spec, const std::string& event_file, int log_fd);
 
-/// The process that has this API socket on its command line; 0: none. For an engine that was killed between a VMM's start
-/// and the record of its pid.
+/// The process that has this API socket on its command line; 0: none. For an engine that was killed between a VMM's
+/// start and the record of its pid.
 pid_t find_vmm(const std::string& api_socket);
 
 /// The letter of /proc/PID/stat: 'R', 'S', 'T' (stopped by a signal), 'Z', ...; 0: there is no such process.
@@ -40,7 +40,8 @@ std::string tap_problem(const std::string& name);
 /// The files that a VM has in its run directory, and with `directory_too` the directory where nothing else is in it.
 void remove_run_files(const std::string& run_directory, bool directory_too);
 
-/// firmware = "auto": where Cloud Hypervisor's UEFI firmware usually lies. "" where it does not; `looked` then has the names.
+/// firmware = "auto": where Cloud Hypervisor's UEFI firmware usually lies. "" where it does not; `looked` then has the
+/// names.
 std::string find_firmware(const std::string& architecture, std::string& looked);
 
 } // namespace caisson::cloud_hypervisor

@@ -1,5 +1,6 @@
 // backends: which hypervisor backends are built in, which program of each this host has, and what it can do for each
-// architecture, or why nothing. Makes no VM (where KVM has never been tried on this host, the QEMU backend tries it once).
+// architecture, or why nothing. Makes no VM (where KVM has never been tried on this host, the QEMU backend tries it
+// once).
 
 #include <CLI/App.hpp>
 #include <nlohmann/json.hpp>
@@ -69,12 +70,13 @@ std::vector<asked> ask_all(const command_context& c, const backends_options& o) 
       request.set_config_path(config);
       request.set_hypervisor(line.name);
       request.set_architecture(architecture);
-      out.push_back({line.name, architecture, program_of(line.name, architecture, config, host), engine->describe(request)});
+      out.push_back(
+          {line.name, architecture, program_of(line.name, architecture, config, host), engine->describe(request)});
     }
   }
   if (out.empty())
-    fail("invalid_argument", "backends: there is no backend \"" + escape_guest_text(o.name, 60) +
-                                 "\" in this build; there are: " + known);
+    fail("invalid_argument",
+         "backends: there is no backend \"" + escape_guest_text(o.name, 60) + "\" in this build; there are: " + known);
   return out;
 }
 
@@ -103,7 +105,8 @@ int backends_verb(const command_context& c, const backends_options& o) {
     return 0;
   }
   for (const auto& a : all) {
-    write_all(1, a.backend + ", " + a.architecture + (a.program.empty() ? "" : ": " + escape_guest_text(a.program)) + "\n");
+    write_all(1, a.backend + ", " + a.architecture + (a.program.empty() ? "" : ": " + escape_guest_text(a.program)) +
+                     "\n");
     if (const auto* e = std::get_if<v1::Error>(&a.told))
       write_all(1, "        not here: " + escape_guest_text(e->text()) + "\n");
     else
@@ -116,10 +119,12 @@ int backends_verb(const command_context& c, const backends_options& o) {
 
 void add_backends_verb(CLI::App& app, command_context& c) {
   auto o = std::make_shared<backends_options>();
-  auto* verb = app.add_subcommand("backends", "List the hypervisor backends: program, version and what each can do here, or "
-                                              "why it cannot");
+  auto* verb =
+      app.add_subcommand("backends", "List the hypervisor backends: program, version and what each can do here, or "
+                                     "why it cannot");
   verb->add_option("NAME", o->name, "This one alone");
-  verb->add_option("-c,--config", o->config, "As a sandbox of this configuration.toml would have it")->type_name("FILE");
+  verb->add_option("-c,--config", o->config, "As a sandbox of this configuration.toml would have it")
+      ->type_name("FILE");
   verb->callback([&c, o] { c.action = [&c, o] { return backends_verb(c, *o); }; });
 }
 

@@ -1,8 +1,8 @@
 #pragma once
 
-/// A driver on a reactor of its own, over VMMs that are caisson-ch-double, as the engine would use it: calls with answers,
-/// events that are waited for, and what is left on the host. By hand, for what needs no fault and no guest: CAISSON_TEST_CH
-/// names a real VMM, CAISSON_TEST_KERNEL a kernel for it.
+/// A driver on a reactor of its own, over VMMs that are caisson-ch-double, as the engine would use it: calls with
+/// answers, events that are waited for, and what is left on the host. By hand, for what needs no fault and no guest:
+/// CAISSON_TEST_CH names a real VMM, CAISSON_TEST_KERNEL a kernel for it.
 
 #include <gtest/gtest.h>
 #include <sys/stat.h>
@@ -75,7 +75,9 @@ protected:
     char name[] = "/tmp/ch-XXXXXX";
     top = ::mkdtemp(name);
     fs::create_directories(top + "/s");
-    std::ofstream{top + "/kernel"} << "\x7f" "ELF" << std::string(4096, '\0');
+    std::ofstream{top + "/kernel"} << "\x7f"
+                                      "ELF"
+                                   << std::string(4096, '\0');
     std::ofstream{top + "/initrd"} << "i";
     std::ofstream{top + "/disk"} << std::string(1 << 20, '\0');
   }

@@ -1,5 +1,5 @@
-// The backend's verbs against a VMM that is there, late, silent, or dies: what the contract promises (backends/backend.hpp)
-// holds whatever the VMM does.
+// The backend's verbs against a VMM that is there, late, silent, or dies: what the contract promises
+// (backends/backend.hpp) holds whatever the VMM does.
 
 #include "tests/backends/cloud_hypervisor/driver_rig.hpp"
 
@@ -76,6 +76,17 @@ TEST_F(driver_rig, a_creation_that_cannot_work_says_why_and_leaves_nothing) {
   EXPECT_EQ(names_in(top + "/ch"), std::vector<std::string>{});
   EXPECT_EQ(names_in(top + "/s/a"), std::vector<std::string>{});
   EXPECT_EQ(create(spec()).state(), v1::VM_STATE_RUNNING) << "the name is free";
+}
+
+TEST_F(driver_rig, a_creation_that_waits_behind_one_that_fails_is_done) {
+  new_driver();
+  auto wrong = spec();
+  wrong.set_kernel_path(top + "/missing");
+  auto first = begin(create_call(wrong));
+  auto second = begin(create_call(spec()));
+  EXPECT_EQ(first.get().error().code(), "host_missing");
+  EXPECT_EQ(good(second.get()).state(), v1::VM_STATE_RUNNING);
+  EXPECT_EQ(list(), std::vector<std::string>{"a"});
 }
 
 TEST_F(driver_rig, a_boot_that_fails_half_way_leaves_nothing) {
@@ -285,192 +296,6 @@ TEST_F(driver_rig, a_disk_that_the_guest_keeps_is_leaving) {
   EXPECT_TRUE(seen.devices(0).leaving());
   EXPECT_TRUE(good(ask(detach_call("data"))).devices(0).leaving()) << "twice is a success";
   EXPECT_EQ(ask(attach_call("data")).error().code(), "backend_refused");
-}
-
-// ---- the end of a VMM ----
-
-TEST_F(driver_rig, a_vmm_that_is_killed_is_told_and_takes_nothing_with_it) {
-  auto made = create(spec());
-  ::kill(static_cast<pid_t>(made.vmm_pid()), SIGKILL);
-  auto told = news->await(v1::VmEvent::KIND_VMM_DIED);
-  EXPECT_NE(told.text().find("signal 9"), std::string::npos) << told.text();
-  auto seen = inspect();
-  EXPECT_EQ(seen.state(), v1::VM_STATE_STOPPED);
-  EXPECT_EQ(seen.stop_reason(), told.text());
-  EXPECT_EQ(ask(vcpus_call(2)).error().code(), "vmm_died");
-  EXPECT_EQ(destroy().state(), v1::VM_STATE_ABSENT);
-  EXPECT_FALSE(fs::exists(top + "/s/a"));
-}
-
-TEST_F(driver_rig, one_that_dies_of_its_own_seccomp_filter_is_told_apart) {
-  auto made = create(spec());
-  ::kill(static_cast<pid_t>(made.vmm_pid()), SIGSYS);
-  EXPECT_NE(news->await(v1::VmEvent::KIND_VMM_DIED).text().find("seccomp"), std::string::npos);
-}
-
-TEST_F(driver_rig, a_guest_that_powers_off_is_no_death) {
-  faults("guest_poweroff_ms=50");
-  create(spec());
-  EXPECT_EQ(news->await(v1::VmEvent::KIND_GUEST_STOPPED).text(), "guest shut down");
-  EXPECT_EQ(inspect().state(), v1::VM_STATE_STOPPED);
-  EXPECT_EQ(news->count(v1::VmEvent::KIND_VMM_DIED), 0u);
-}
-
-TEST_F(driver_rig, a_guest_that_panics_has_ended) {
-  faults("guest_panic_ms=50");
-  auto made = create(spec());
-  EXPECT_EQ(news->await(v1::VmEvent::KIND_GUEST_PANICKED).text(), "guest panicked");
-  EXPECT_EQ(inspect().state(), v1::VM_STATE_STOPPED);
-  EXPECT_TRUE(process_is_gone(made));
-}
-
-TEST_F(driver_rig, a_guest_that_resets_itself_has_ended) {
-  faults("guest_reset_ms=50");
-  create(spec());
-  EXPECT_NE(news->await(v1::VmEvent::KIND_GUEST_STOPPED).text().find("reset"), std::string::npos);
-  EXPECT_EQ(inspect().state(), v1::VM_STATE_STOPPED);
-}
-
-TEST_F(driver_rig, a_vmm_that_dies_inside_a_verb_answers_it) {
-  faults("crash=vm.resize");
-  create(spec());
-  auto answer = ask(virtio_call(128 * mib));
-  EXPECT_EQ(answer.error().code(), "vmm_died") << answer.error().text();
-  EXPECT_NE(answer.error().text().find("exited with status 1"), std::string::npos) << answer.error().text();
-  news->await(v1::VmEvent::KIND_VMM_DIED);
-}
-
-TEST_F(driver_rig, one_that_dies_while_it_is_asked_to_make_the_vm_leaves_nothing) {
-  for (const char* fault : {"crash=vmm.ping", "crash=vm.create", "crash=vm.boot", "garbage=vmm.ping"}) {
-    faults(fault);
-    auto answer = ask(create_call(spec(), 3'000));
-    EXPECT_TRUE(answer.has_error()) << fault;
-    EXPECT_EQ(inspect().state(), v1::VM_STATE_ABSENT) << fault << ": " << answer.error().text();
-    EXPECT_EQ(names_in(top + "/ch"), std::vector<std::string>{}) << fault;
-    EXPECT_EQ(names_in(top + "/s/a"), std::vector<std::string>{}) << fault;
-  }
-}
-
-TEST_F(driver_rig, one_that_is_held_by_a_signal_answers_nothing_and_is_ended_all_the_same) {
-  auto made = create(spec());
-  ::kill(static_cast<pid_t>(made.vmm_pid()), SIGSTOP);
-  while (process_state(static_cast<pid_t>(made.vmm_pid())) != 'T') {
-  }
-  auto seen = inspect();
-  EXPECT_NE(seen.stale_reason().find("SIGCONT"), std::string::npos) << seen.stale_reason();
-  EXPECT_EQ(seen.boot_bytes(), 512 * mib);
-  EXPECT_EQ(ask(virtio_call(128 * mib)).error().code(), "backend_refused");
-  EXPECT_EQ(destroy().state(), v1::VM_STATE_ABSENT);
-  EXPECT_TRUE(process_is_gone(made));
-}
-
-TEST_F(driver_rig, one_that_hangs_is_late_not_dead_and_destroy_kills_it) {
-  faults("hang=vm.resize");
-  auto made = create(spec());
-  v1::BackendCall step = virtio_call(128 * mib);
-  step.mutable_apply_memory_step()->set_deadline_ms(700);
-  EXPECT_EQ(ask(step).error().code(), "outcome_unknown");
-  auto seen = inspect("a", 700);
-  EXPECT_FALSE(seen.stale_reason().empty());
-  EXPECT_EQ(seen.state(), v1::VM_STATE_RUNNING);
-  EXPECT_EQ(news->count(v1::VmEvent::KIND_VMM_DIED), 0u);
-  EXPECT_EQ(good(ask(destroy_call("a", 1'000))).state(), v1::VM_STATE_ABSENT);
-  EXPECT_TRUE(process_is_gone(made));
-}
-
-TEST_F(driver_rig, one_that_ends_before_its_last_answer_is_out_has_ended_well) {
-  faults("exit_before_reply=vmm.shutdown");
-  create(spec());
-  EXPECT_EQ(destroy().state(), v1::VM_STATE_ABSENT);
-}
-
-TEST_F(driver_rig, one_that_hangs_at_its_end_is_killed) {
-  faults("hang=vmm.shutdown");
-  auto made = create(spec());
-  EXPECT_EQ(good(ask(destroy_call("a", 2'000))).state(), v1::VM_STATE_ABSENT);
-  EXPECT_TRUE(process_is_gone(made));
-}
-
-TEST_F(driver_rig, odd_replies_are_survived) {
-  for (const char* fault : {"slow=vm.info", "partial=vm.info:3", "garbage=vm.info:3", "full=1"}) {
-    faults(fault);
-    auto answer = ask(create_call(spec(), 3'000));
-    if (!answer.has_error()) {
-      EXPECT_EQ(inspect().state(), v1::VM_STATE_RUNNING) << fault;
-    }
-    EXPECT_EQ(destroy().state(), v1::VM_STATE_ABSENT) << fault;
-    fs::create_directories(top + "/s/a");
-  }
-}
-
-TEST_F(driver_rig, events_that_are_lost_do_not_matter_in_the_end) {
-  faults("events_lost=1");
-  create(spec());
-  good(ask(attach_call("data")));
-  good(ask(detach_call("data")));
-  until([](const auto& s) { return s.devices_size() == 0; });
-  EXPECT_EQ(news->await(v1::VmEvent::KIND_DEVICE_REMOVED).device_id(), "data");
-}
-
-// ---- a later engine ----
-
-TEST_F(driver_rig, a_later_engine_finds_the_vm_and_what_happened_meanwhile) {
-  auto made = create(spec());
-  good(ask(virtio_call(512 * mib)));
-  good(ask(vcpus_call(2)));
-  drop_driver();
-  new_driver();
-  EXPECT_EQ(list(), std::vector<std::string>{"a"});
-  auto seen = until([](const auto& s) { return s.plugged_bytes() == 512 * mib; });
-  EXPECT_EQ(seen.vmm_pid(), made.vmm_pid());
-  EXPECT_EQ(seen.plugged_vcpus(), 2u);
-  EXPECT_EQ(seen.channels().agent(), made.channels().agent());
-  EXPECT_EQ(create(spec()).vmm_pid(), made.vmm_pid()) << "the same creation again is this VM";
-
-  drop_driver();
-  ::kill(static_cast<pid_t>(made.vmm_pid()), SIGKILL);
-  while (!process_is_gone(made)) {
-  }
-  new_driver();
-  seen = inspect();
-  EXPECT_EQ(seen.state(), v1::VM_STATE_STOPPED);
-  EXPECT_EQ(seen.stop_reason().rfind("vmm died", 0), 0u) << seen.stop_reason();
-}
-
-TEST_F(driver_rig, a_later_engine_knows_a_guest_that_shut_down_by_itself) {
-  faults("guest_poweroff_ms=300");
-  auto made = create(spec());
-  drop_driver();
-  while (!process_is_gone(made)) {
-  }
-  new_driver();
-  EXPECT_EQ(inspect().stop_reason(), "guest shut down");
-}
-
-TEST_F(driver_rig, a_vmm_that_was_started_but_not_yet_written_down_is_found) {
-  auto made = create(spec());
-  drop_driver();
-  records store{top + "/ch"};
-  auto all = store.all();
-  ASSERT_EQ(all.size(), 1u);
-  all[0].pid = 0;
-  all[0].start_ticks = 0;
-  all[0].booted = false;
-  ASSERT_EQ(store.save(all[0]), "");
-  new_driver();
-  EXPECT_EQ(list(), std::vector<std::string>{"a"});
-  EXPECT_EQ(destroy().state(), v1::VM_STATE_ABSENT);
-  EXPECT_TRUE(process_is_gone(made));
-}
-
-TEST_F(driver_rig, what_an_engines_end_interrupts_is_answered) {
-  faults("boot_delay_ms=30000");
-  new_driver();
-  auto booting = begin(create_call(spec()));
-  inspect("a", 100);
-  at->end();
-  EXPECT_EQ(booting.get().error().code(), "backend_lost");
-  at.reset();
 }
 
 } // namespace
