@@ -195,9 +195,9 @@ void http_input::header(std::string_view line) {
       throw mistake{"Invalid request."};
     for (std::size_t from = 0; from <= value.size();) {
       const auto comma = std::min(value.find(',', from), value.size());
-      const auto encoding = trimmed(value.substr(from, comma - from));
+      const auto given = value.substr(from, comma - from), encoding = trimmed(given);
       if (encoding == "identity;q=0" || (encoding == "*;q=0" && value.find("identity") == value.npos))
-        throw invalid("Invalid value. Key:Accept-Encoding; Value:" + std::string{encoding});
+        throw invalid("Invalid value. Key:Accept-Encoding; Value:" + std::string{given});
       from = comma + 1;
     }
   }

@@ -93,6 +93,8 @@ TEST_F(wire, versions_and_headers) {
   for (const auto* wrong : {"Accept-Encoding: identity;q=0", "Accept-Encoding: *;q=0", "Content-Length: many",
                             "Content-Length: -1", "no colon", "Content-Length: 4294967296", "X: \xff"})
     EXPECT_EQ(with(wrong), "400") << wrong;
+  EXPECT_EQ(back("GET /api/v1/vmm.ping HTTP/1.1\r\nAccept-Encoding: gzip, *;q=0\r\n\r\n"),
+            mistake("Invalid header. Reason: Invalid value. Key:Accept-Encoding; Value: *;q=0"));
   EXPECT_EQ(back("GET /api/v1/vmm.ping HTTP/1.1\r\nContent-Length: x1\r\n\r\n"),
             mistake("Invalid header. Reason: Invalid value. Key:Content-Length; Value: x1"));
 }
@@ -260,8 +262,11 @@ TEST_F(wire, one_request_at_a_time_over_all_connections) {
   slow.send(request_text("PUT", "vm.boot"));
   ASSERT_TRUE(vmm().await_event("vm/booted")); // it is at it, and holds everything up
   quick.send(ping);
-  EXPECT_EQ(read_reply(slow).code, "204");
   EXPECT_EQ(read_reply(quick).code, "200");
+  // The other reply was there before.
+  std::string text;
+  EXPECT_EQ(slow.receive(text, [](const std::string& t) { return !t.empty(); }, std::chrono::milliseconds{0}), "");
+  EXPECT_TRUE(text.starts_with("HTTP/1.1 204 "));
 }
 
 } // namespace
