@@ -104,7 +104,8 @@ hotplug_rig::hotplug_rig() {
     return;
   }
   engine_ = std::get<0>(std::move(opened));
-  watching_ = engine_->watch({}, [this](const v1::Event& e) { events.put(e); }, [] {});
+  watching_ = engine_->watch(
+      {}, [this](const v1::Event& e) { events.put(e); }, [] {});
 }
 
 hotplug_rig::~hotplug_rig() {
@@ -127,8 +128,8 @@ hotplug_rig::~hotplug_rig() {
 
 std::string hotplug_rig::text_of(const wish& w) {
   std::ostringstream text;
-  text << "[hypervisor.qemu]\ndefault_memory = 256\ndefault_maxmemory = " << w.max_mib
-       << "\nmemory_method = \"" << w.on.method << "\"\n";
+  text << "[hypervisor.qemu]\ndefault_memory = 256\ndefault_maxmemory = " << w.max_mib << "\nmemory_method = \""
+       << w.on.method << "\"\n";
   if (w.on.arm())
     text << "machine_type = \"virt\"\n";
   if (w.on.arm() && w.on.dimm())

@@ -77,7 +77,8 @@ public:
   /// The answer comes later.
   std::function<engine::outcome<v1::SandboxStatus>()> create_later(const wish& w);
 
-  engine::outcome<v1::Operation> begin_resize(const std::string& name, std::uint64_t memory_bytes, bool dry_run = false);
+  engine::outcome<v1::Operation> begin_resize(const std::string& name, std::uint64_t memory_bytes,
+                                              bool dry_run = false);
   /// The operation's end.
   v1::Operation wait(const v1::Operation& o);
   /// Both; a refusal is an operation FAILED with the error and without an id.
@@ -97,8 +98,8 @@ public:
   /// Memory that the VMM has mapped for its guest: the host's view, from /proc/PID/maps.
   static std::uint64_t mapped_by(std::int64_t vmm_pid);
 
-  /// Every side says boot + `plugged_bytes`: the ledger, the VMM, the guest's claim, the guest's own file, the host's map of
-  /// the VMM's memory (DIMM). `total_at_boot`: mem_total() before anything was plugged.
+  /// Every side says boot + `plugged_bytes`: the ledger, the VMM, the guest's claim, the guest's own file, the host's
+  /// map of the VMM's memory (DIMM). `total_at_boot`: mem_total() before anything was plugged.
   void expect_everywhere(const std::string& name, std::uint64_t plugged_bytes, std::uint64_t total_at_boot,
                          bool target_reached = true);
 

@@ -1,5 +1,5 @@
-// Memory that comes and goes on real guests: DIMM and virtio-mem, x86_64 and ARM64. One guest a machine is shared by the
-// tests below, each of which begins and ends with nothing plugged; what needs a guest of its own is in
+// Memory that comes and goes on real guests: DIMM and virtio-mem, x86_64 and ARM64. One guest a machine is shared by
+// the tests below, each of which begins and ends with nothing plugged; what needs a guest of its own is in
 // hotplug_trouble_test.cpp. A machine that cannot be had here is skipped and says why.
 
 #include <algorithm>
