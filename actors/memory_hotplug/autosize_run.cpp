@@ -28,6 +28,10 @@ bool live(const state& st) {
   return st.ready && st.ended.empty() && st.automatic.sizer.policy().enabled;
 }
 
+std::uint64_t high_for(const state& st) {
+  return workload_high_bytes(st.book.guest_total_bytes(), st.book.guest_boot_total_bytes(), st.automatic.own_use_bytes);
+}
+
 void watch_pressure(self_ptr self, bool on) {
   auto& st = self->state;
   if (!st.features.pressure())
@@ -71,6 +75,7 @@ void arm(self_ptr self) {
   const bool on = live(st);
   watch_pressure(self, on);
   if (on) {
+    limit_workload(self, high_for(st)); // before the workload begins
     look_again_in(self, st.features.pressure() ? st.set.autosize_look : st.set.autosize_look_without_pressure);
   } else {
     st.automatic.timer = 0;
@@ -140,8 +145,7 @@ void autosize_look(self_ptr self) {
     a.sizer.ended(now(self), st.book.has_bytes());
   }
   if (!st.running || !st.running->limited) // else a shrink has set a lower one, and ends it
-    limit_workload(self, workload_high_bytes(st.book.guest_total_bytes(), st.book.guest_boot_total_bytes(),
-                                             a.own_use_bytes));
+    limit_workload(self, high_for(st));
   if (!st.set.wishes)
     return;
   autosize_view view;

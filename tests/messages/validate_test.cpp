@@ -88,6 +88,13 @@ TEST(border, refuses_a_resize_without_or_with_an_absurd_target) {
   EXPECT_FALSE(validate(m));
   m.set_vcpus(5000);
   EXPECT_EQ(code_of(validate(m)), ec::out_of_range);
+  m.set_vcpus(1);
+  m.set_cause("nobody's");
+  EXPECT_EQ(code_of(validate(m)), ec::invalid_argument) << "a cause is the engine's own";
+  v1::ResizeSandbox automatic;
+  automatic.set_sandbox("a");
+  automatic.set_autosize(true);
+  EXPECT_FALSE(validate(automatic));
 }
 
 TEST(error, keeps_its_code_text_and_console_on_its_way_through_actors) {
