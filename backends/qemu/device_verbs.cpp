@@ -45,6 +45,13 @@ void check_share(const v1::VmShare& share) {
                                       "); start its virtiofsd first");
 }
 
+constexpr std::chrono::milliseconds busy_port_look_again{200};
+
+bool port_is_busy() {
+  auto* e = virGetLastError();
+  return e && e->message && std::string_view{e->message}.find("guest is busy") != std::string_view::npos;
+}
+
 } // namespace
 
 void driver::check_devices(const v1::VmSpec& spec) {
@@ -107,6 +114,16 @@ v1::VmObserved driver::detach(const vm_ptr& vm, const call_ptr& call, const std:
     // By alias: returns as soon as the guest has been asked; the end is an event.
     int rc = in_library(
         [&] { return virDomainDetachDeviceAlias(domain.get(), device_alias(id).c_str(), VIR_DOMAIN_AFFECT_LIVE); });
+    // A port of native PCI Express hotplug (ARM64) takes no request for some five seconds after the one before.
+    while (rc != 0 && !asked_before && port_is_busy() && call->left() > busy_port_look_again) {
+      {
+        std::unique_lock lock{vm->mutex};
+        if (vm->changed.wait_for(lock, busy_port_look_again, [&] { return vm->destroying > 0; }))
+          throw failure("vmm_died", "the VM is being destroyed");
+      }
+      rc = in_library(
+          [&] { return virDomainDetachDeviceAlias(domain.get(), device_alias(id).c_str(), VIR_DOMAIN_AFFECT_LIVE); });
+    }
     if (rc != 0 && !asked_before) {
       {
         std::lock_guard lock{vm->mutex};
