@@ -72,8 +72,7 @@ TEST_F(driver_rig, one_that_dies_while_it_is_asked_to_make_the_vm_leaves_nothing
 TEST_F(driver_rig, one_that_is_held_by_a_signal_answers_nothing_and_is_ended_all_the_same) {
   auto made = create(spec());
   ::kill(static_cast<pid_t>(made.vmm_pid()), SIGSTOP);
-  while (process_state(static_cast<pid_t>(made.vmm_pid())) != 'T') {
-  }
+  await_stop(made);
   auto seen = inspect();
   EXPECT_NE(seen.stale_reason().find("SIGCONT"), std::string::npos) << seen.stale_reason();
   EXPECT_EQ(seen.boot_bytes(), 512 * mib);
@@ -147,8 +146,7 @@ TEST_F(driver_rig, a_later_engine_finds_the_vm_and_what_happened_meanwhile) {
 
   drop_driver();
   ::kill(static_cast<pid_t>(made.vmm_pid()), SIGKILL);
-  while (!process_is_gone(made)) {
-  }
+  await_end(made);
   new_driver();
   seen = inspect();
   EXPECT_EQ(seen.state(), v1::VM_STATE_STOPPED);
@@ -159,8 +157,7 @@ TEST_F(driver_rig, a_later_engine_knows_a_guest_that_shut_down_by_itself) {
   faults("guest_poweroff_ms=300");
   auto made = create(spec());
   drop_driver();
-  while (!process_is_gone(made)) {
-  }
+  await_end(made);
   new_driver();
   EXPECT_EQ(inspect().stop_reason(), "guest shut down");
 }

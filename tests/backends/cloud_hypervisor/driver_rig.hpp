@@ -5,9 +5,15 @@
 /// CAISSON_TEST_CH names a real VMM, CAISSON_TEST_KERNEL a kernel for it.
 
 #include <gtest/gtest.h>
+#include <poll.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <condition_variable>
 #include <csignal>
@@ -263,6 +269,20 @@ protected:
       out.push_back(entry.path().filename());
     std::sort(out.begin(), out.end());
     return out;
+  }
+
+  /// Until it has ended, or is stopped by a signal.
+  static void await_end(const v1::VmObserved& of) {
+    const int fd = static_cast<int>(::syscall(SYS_pidfd_open, static_cast<pid_t>(of.vmm_pid()), 0));
+    if (fd < 0)
+      return; // it has
+    pollfd ends{fd, POLLIN, 0};
+    EXPECT_EQ(::poll(&ends, 1, static_cast<int>(std::chrono::milliseconds{patience}.count())), 1);
+    ::close(fd);
+  }
+  static void await_stop(const v1::VmObserved& of) {
+    siginfo_t how{};
+    EXPECT_EQ(::waitid(P_PID, static_cast<id_t>(of.vmm_pid()), &how, WSTOPPED | WNOWAIT), 0);
   }
 
   bool process_is_gone(const v1::VmObserved& was) {

@@ -89,6 +89,49 @@ TEST_F(driver_rig, a_creation_that_waits_behind_one_that_fails_is_done) {
   EXPECT_EQ(list(), std::vector<std::string>{"a"});
 }
 
+TEST_F(driver_rig, sockets_that_a_crash_has_left_are_in_nobodys_way) {
+  const auto s = spec();
+  for (const auto& path :
+       {api_socket(s.run_directory()), vsock_socket(s.run_directory()), console_socket(s.run_directory())}) {
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    path.copy(address.sun_path, sizeof address.sun_path - 1);
+    const int fd = ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    ASSERT_EQ(::bind(fd, reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+    ::close(fd);
+  }
+  EXPECT_EQ(create(s).state(), v1::VM_STATE_RUNNING);
+  faults("stale_socket=1");
+  EXPECT_EQ(destroy().state(), v1::VM_STATE_ABSENT);
+  EXPECT_EQ(create(spec()).state(), v1::VM_STATE_RUNNING);
+}
+
+TEST_F(driver_rig, an_interface_needs_a_tap_that_is_there) {
+  auto s = spec();
+  auto* net = s.add_nets();
+  net->set_id("eth0");
+  net->set_tap_name("no-such-tap0");
+  auto answer = ask(create_call(s));
+  EXPECT_EQ(answer.error().code(), "host_missing");
+  EXPECT_NE(answer.error().text().find("no-such-tap0"), std::string::npos) << answer.error().text();
+}
+
+TEST_F(driver_rig, a_share_with_a_daemon_is_taken_and_its_daemon_is_not_disturbed_before) {
+  const auto path = top + "/virtiofs.sock";
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  path.copy(address.sun_path, sizeof address.sun_path - 1);
+  const int fd = ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  ASSERT_EQ(::bind(fd, reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+  ASSERT_EQ(::listen(fd, 4), 0);
+  EXPECT_EQ(socket_problem(path), "");
+  pollfd asked{fd, POLLIN, 0};
+  EXPECT_EQ(::poll(&asked, 1, 0), 0) << "a look is no connection: a daemon serves one and ends";
+  ::close(fd);
+  EXPECT_NE(socket_problem(path).find("nobody listens"), std::string::npos);
+  EXPECT_NE(socket_problem(path + "x").find("no such socket"), std::string::npos);
+}
+
 TEST_F(driver_rig, a_boot_that_fails_half_way_leaves_nothing) {
   faults("boot_fails=1");
   auto answer = ask(create_call(spec()));
