@@ -15,9 +15,15 @@ using namespace std::chrono_literals;
 constexpr std::chrono::milliseconds inspect_at_most = 3s;
 constexpr std::chrono::milliseconds read_back_at_most = 5s;
 constexpr std::chrono::milliseconds look_at_most = 2s;
-// virtio-mem: the guest is quick as a rule; whoever waits longer asks by itself.
+// virtio-mem: the guest is quick as a rule. A shrink that meets a busy page is tried again by its driver after 50 s, then
+// after twice as long and so on: it is followed for ten minutes, and whoever waits longer asks by itself.
 constexpr std::chrono::milliseconds looks[]{5ms,   10ms,  20ms,  20ms,  40ms,  40ms,  80ms,  80ms,  160ms,
                                             160ms, 320ms, 320ms, 500ms, 500ms, 500ms, 500ms, 500ms, 500ms};
+constexpr std::size_t looks_each_second = std::size(looks) + 30, looks_at_all = looks_each_second + 114;
+
+std::chrono::milliseconds before_look(std::size_t look) {
+  return look < std::size(looks) ? looks[look] : look < looks_each_second ? 1s : 5s;
+}
 
 } // namespace
 
@@ -135,9 +141,9 @@ void machine::follow_virtio_mem() {
 }
 
 void machine::look_at_virtio_mem(std::uint64_t turn, std::size_t look) {
-  if (look == std::size(looks))
+  if (look == looks_at_all)
     return;
-  follow_timer_ = around_->on.after(looks[look], [self = shared_from_this(), turn, look] {
+  follow_timer_ = around_->on.after(before_look(look), [self = shared_from_this(), turn, look] {
     if (self->follow_turn_ != turn || !self->alive() || self->over_ || self->destroying_)
       return;
     self->read(look_at_most, false, [self, turn, look](const std::string& stale) {
