@@ -20,11 +20,11 @@ constexpr std::uint64_t mib = 1024 * 1024;
 /// A real guest on a real Cloud Hypervisor: what the agent, the image and the VMM do together.
 class cloud : public ::testing::Test {
 protected:
-  void start(const std::string& method) {
+  void start(const std::string& method, std::uint64_t boot_bytes = 512 * mib) {
     if (const auto reason = cloud_guest::unavailable(CAISSON_GUEST_DIRECTORY); !reason.empty())
       GTEST_SKIP() << reason;
     guest_ = std::make_unique<cloud_guest>(
-        cloud_guest::options{CAISSON_GUEST_DIRECTORY, method, 512 * mib, 1024 * mib, 4});
+        cloud_guest::options{CAISSON_GUEST_DIRECTORY, method, boot_bytes, 1024 * mib, 4});
     ASSERT_EQ(guest_->failure(), "") << guest_->console();
     connect();
   }
@@ -92,6 +92,19 @@ TEST_F(cloud, memory_grows_and_shrinks_by_virtio_mem) {
     EXPECT_TRUE(eventually([&] { return vm_bytes() == 512 * mib + plugged; })) << vm_bytes() / mib;
     EXPECT_TRUE(eventually([&] { return facts().memory().mem_total_bytes() == boot + plugged; }))
         << facts().ShortDebugString();
+  }
+}
+
+TEST_F(cloud, a_small_guest_gives_all_back) {
+  start("VirtioMem", 256 * mib);
+  if (IsSkipped() || HasFatalFailure())
+    return;
+  for (const std::uint64_t plugged : {2 * mib, 256 * mib, 768 * mib, 0 * mib}) {
+    ASSERT_EQ(resize("desired_ram", 256 * mib + plugged), 204);
+    EXPECT_TRUE(eventually([&] { return vm_bytes() == 256 * mib + plugged; }))
+        << vm_bytes() / mib << " MiB\n"
+        << shell("cd /sys/devices/system/memory; cat auto_online_blocks; for b in memory*; do echo $b $(cat $b/state "
+                 "$b/valid_zones); done; dmesg | tail -n 20");
   }
 }
 
