@@ -211,6 +211,9 @@ void agent::on_request(const v1::AgentRequest& request) {
   };
   switch (request.ask_case()) {
   case v1::AgentRequest::kReadFacts:
+    // The host reads before it plugs.
+    if (settings_.is_init || settings_.may_change_blocks)
+      set_online_policy();
     answer_facts(request.id(), facts());
     return;
   case v1::AgentRequest::kAwaitMemory:

@@ -1,5 +1,6 @@
 #include "guest/agent/boot.hpp"
 
+#include "guest/agent/facts.hpp"
 #include "guest/agent/files.hpp"
 #include "guest/agent/report.hpp"
 #include "guest/agent/unique_fd.hpp"
@@ -68,11 +69,9 @@ void load_modules() {
   }
 }
 
-void online_new_memory_as_movable() {
-  const std::string policy = "/sys/devices/system/memory/auto_online_blocks";
-  if (exists(policy))
-    if (const int failed = write_file(policy, "online_movable"); failed != 0)
-      report("cannot set " + policy, failed);
+void online_new_memory() {
+  if (const int failed = set_online_policy(); failed != 0)
+    report("cannot say how new memory comes online", failed);
 }
 
 void set_up_machine() {

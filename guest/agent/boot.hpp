@@ -10,8 +10,8 @@ void mount_file_systems();
 /// passed over: whether the machine can do without it shows when the agent looks for its port.
 void load_modules();
 
-/// Memory that is plugged from now on comes online by itself, as movable, so that it can be taken out again.
-void online_new_memory_as_movable();
+/// Memory that is plugged from now on comes online by itself, see online_as() in facts.hpp.
+void online_new_memory();
 
 /// Host name, loopback interface, control groups, room for descriptors.
 void set_up_machine();

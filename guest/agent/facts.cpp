@@ -8,6 +8,8 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cstdlib>
+#include <sstream>
 #include <string_view>
 
 namespace caisson::agent {
@@ -134,13 +136,43 @@ std::vector<memory_block> memory_blocks(std::uint64_t address, std::uint64_t siz
   return blocks;
 }
 
+const char* online_as(const std::string& zoneinfo) {
+  constexpr std::uint64_t page_bytes = 4096, least_bytes = std::uint64_t{128} << 20;
+  std::istringstream lines{zoneinfo};
+  bool kernels = false, seen = false;
+  std::uint64_t pages = 0;
+  for (std::string line; std::getline(lines, line);) {
+    std::istringstream words{line};
+    std::string first, second, third, zone;
+    words >> first >> second >> third;
+    if (first == "Node" && third == "zone" && words >> zone)
+      kernels = zone != "Movable" && zone != "Device";
+    else if (kernels && first == "pages" && second == "free") {
+      pages += std::strtoull(third.c_str(), nullptr, 10);
+      seen = true;
+    } else if (kernels && (first == "nr_zone_inactive_file" || first == "nr_zone_active_file" ||
+                           first == "nr_zone_inactive_anon" || first == "nr_zone_active_anon"))
+      pages += std::strtoull(second.c_str(), nullptr, 10);
+  }
+  return seen && pages * page_bytes < least_bytes ? "online_kernel" : "online_movable";
+}
+
+int set_online_policy() {
+  const auto policy = memory_root + "/auto_online_blocks";
+  const std::string wanted = online_as(read_file("/proc/zoneinfo", 1 << 20));
+  return !exists(policy) || read_line(policy) == wanted ? 0 : write_file(policy, wanted);
+}
+
 std::vector<std::pair<std::string, std::string>> offline_memory_blocks(const std::set<std::string>& except) {
   std::vector<std::pair<std::string, std::string>> writes;
   for (const auto& name : list_directory(memory_root, "memory")) {
     const auto state = block_state_file(name);
     if (is_block(name) && !except.contains(name) && read_line(state) == "offline")
-      writes.emplace_back(state, "online_movable");
+      writes.emplace_back(state, "");
   }
+  if (!writes.empty())
+    for (const std::string how = online_as(read_file("/proc/zoneinfo", 1 << 20)); auto& [file, value] : writes)
+      value = how;
   return writes;
 }
 

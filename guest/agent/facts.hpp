@@ -31,7 +31,16 @@ std::vector<memory_block> memory_blocks(std::uint64_t address, std::uint64_t siz
 
 std::string block_state_file(const std::string& block_name);
 
-/// The files to write, with their values, to bring every plugged memory block online as movable, but for these.
+/// How new memory is to come online: "online_movable", so that it can leave again; "online_kernel" where the kernel's own
+/// zones (`zoneinfo`: /proc/zoneinfo) are too small, because the map of whatever is plugged next has to lie in them. That is
+/// so in guests of less than 200 MiB at boot, and where a small one has been grown far. What a workload holds in those
+/// zones counts as room: a peak is no reason to take memory that never leaves again.
+const char* online_as(const std::string& zoneinfo);
+
+/// Tells the kernel, which brings new memory online by itself. 0 or an errno.
+int set_online_policy();
+
+/// The files to write, with their values, to bring every plugged memory block online, but for these.
 std::vector<std::pair<std::string, std::string>> offline_memory_blocks(const std::set<std::string>& except = {});
 
 /// For tests: another directory than /sys/devices/system/memory.

@@ -44,7 +44,7 @@ int main(int argc, char** argv) {
   settings.is_init = true;
   settings.workload_cgroup = "/sys/fs/cgroup/workload";
   mount_file_systems();
-  online_new_memory_as_movable();
+  online_new_memory();
   // Listens for device events before the modules make some.
   agent serving{settings};
   load_modules();
