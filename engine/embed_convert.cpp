@@ -28,7 +28,8 @@ operation_state to_public(v1::OperationState s) {
 }
 
 memory_figures to_public(const v1::MemoryStatus& m) {
-  return {m.boot_bytes(), m.plugged_bytes(), m.guest_bytes(), m.target_bytes(), m.max_bytes(), m.host_bytes()};
+  return {m.boot_bytes(), m.plugged_bytes(), m.guest_bytes(),    m.target_bytes(),
+          m.max_bytes(),  m.host_bytes(),    m.promised_bytes(), m.autosize().enabled()};
 }
 
 vcpu_figures to_public(const v1::VcpuStatus& v) {
@@ -123,6 +124,7 @@ v1::ResizeSandbox to_proto(const std::string& sandbox, const resize_request& r) 
   m.set_memory_bytes(r.memory_bytes);
   m.set_vcpus(r.vcpus);
   m.set_vcpus_milli(r.vcpus_milli);
+  m.set_autosize(r.follow_load);
   m.set_dry_run(r.dry_run);
   return m;
 }

@@ -84,6 +84,8 @@ struct memory_figures {
   std::uint64_t target_bytes = 0;   ///< what was asked of boot + plugged
   std::uint64_t max_bytes = 0;
   std::uint64_t host_bytes = 0;     ///< what the host really pays (PSS of the VMM); 0: unknown
+  std::uint64_t promised_bytes = 0; ///< what the host keeps for it: the largest of target and plugged, and the VMM's overhead
+  bool follows_load = false;        ///< automatic memory is in force
 };
 
 struct vcpu_figures {
@@ -136,6 +138,8 @@ struct resize_request {
   std::uint32_t vcpus = 0;         ///< target of online vCPUs; 0 leaves them alone
   bool dry_run = false;
   std::uint32_t vcpus_milli = 0;   ///< instead of `vcpus`: thousandths; 1500 is 2 vCPUs and a quota of 1.5
+  bool follow_load = false;        ///< memory may follow the load from this target (0: what there is) on; an explicit
+                                   ///< target without it ends that
 };
 
 struct exec_request {
