@@ -157,14 +157,18 @@ host_check user() {
 
 } // namespace
 
-std::vector<host_check> check_host(const engine::options& o, const engine::directories& d) {
+std::vector<host_check> check_host(const engine::options& o, const engine::directories& d, std::string_view backend) {
+  auto for_qemu = [&](host_check c) {
+    c.required = c.required && backend == "qemu";
+    return c;
+  };
   return {user(),
           state_directory(d),
           run_directory(d),
           own_program(d, "caissond"),
-          own_program(d, "caisson-backend-qemu"),
-          vmm(),
-          libvirt_driver(),
+          for_qemu(own_program(d, "caisson-backend-qemu")),
+          for_qemu(vmm()),
+          for_qemu(libvirt_driver()),
           guest(o, d),
           kvm(),
           cgroups()};

@@ -3,6 +3,7 @@
 /// What this host has of what sandboxes need, looked up without starting anything.
 
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "engine/service.hpp"
@@ -17,6 +18,7 @@ struct host_check {
   std::string mend;     ///< what to do, with the package that brings it; "" where nothing is to be done
 };
 
-std::vector<host_check> check_host(const engine::options& o, const engine::directories& d);
+/// For sandboxes on `backend`, a line of the registry: what another one needs is not required.
+std::vector<host_check> check_host(const engine::options& o, const engine::directories& d, std::string_view backend);
 
 } // namespace caisson::cli

@@ -6,6 +6,9 @@
 
 #include <filesystem>
 
+#include "config/load.hpp"
+#include "config/resolve.hpp"
+#include "engine/config_facts.hpp"
 #include "frontends/cli/command_line.hpp"
 #include "frontends/cli/host_checks.hpp"
 #include "frontends/cli/output.hpp"
@@ -36,7 +39,10 @@ int check_verb(const command_context& c, const std::string& config) {
   engine::options options;
   options.state_directory = c.global.state_dir;
   options.run_directory = c.global.run_dir;
-  auto checks = check_host(options, c.directories());
+  // A faulty file is told by the engine below, with every error.
+  const auto host = engine::config_facts();
+  const auto backend = config::load(config::read_sources(config, false, host), {}).config.backend;
+  auto checks = check_host(options, c.directories(), backend);
   bool ready = true;
   std::string missing;
   auto json = nlohmann::json::array();
