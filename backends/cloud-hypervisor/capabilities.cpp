@@ -36,7 +36,11 @@ v1::Capabilities capabilities_of(const std::string& architecture, const version_
   c.set_virtio_mem_granule_bytes(virtio_mem_granule_bytes);
   c.set_virtio_mem_shrink(c.virtio_mem());
   c.set_vcpu_plug(x86);
-  c.set_vcpu_unplug(x86);
+  c.set_vcpu_unplug(x86 && facts.lets_vcpus_go);
+  if (x86 && !facts.lets_vcpus_go)
+    c.set_vcpu_unplug_why_not(std::string{"Cloud Hypervisor "} + std::string{facts.name} +
+                              " does not let the guest eject a vCPU; one that the guest has taken offline stays plugged "
+                              "and is used again at the next growth");
   if (!x86) {
     c.set_vcpu_plug_why_not("Cloud Hypervisor cannot plug vCPUs on ARM64; start the sandbox with those that it needs");
     c.set_vcpu_unplug_why_not(

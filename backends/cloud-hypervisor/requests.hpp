@@ -132,6 +132,9 @@ struct version_facts {
   bool second_net_remove_kills = false;        ///< up to v52 (seen with v51.1): of a net that is leaving it ends the VMM
   bool unknown_device_is_404 = false;          ///< v54; before: 500
   bool invalid_config_is_400 = false;          ///< v54 (409 for ids that are not unique); before: 500
+  /// v54 (a build before its release): false. The guest acknowledges a removal before it ejects the vCPU, as ACPI has it, and
+  /// this VMM then takes the eject for unasked: the removal is pending for ever, and no other number is taken any more.
+  bool lets_vcpus_go = true;
   std::size_t most_request_body_bytes = 0;
 };
 

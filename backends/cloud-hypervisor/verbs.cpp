@@ -151,6 +151,8 @@ void machine::set_vcpus(const call_ptr& call, std::uint32_t count) {
     }
     if (self->record_->spec.architecture() == "aarch64")
       return self->refuse(call, {"unsupported", "Cloud Hypervisor can neither plug nor unplug vCPUs on ARM64"});
+    if (count < book.vcpus_present && self->facts_ && !self->facts_->lets_vcpus_go)
+      return self->refuse(call, {"unsupported", "this Cloud Hypervisor does not let the guest eject a vCPU"});
     if (book.vcpus_leaving())
       return self->await_departing_vcpus(call, count, 1);
     self->send_vcpus(call, count, 1);

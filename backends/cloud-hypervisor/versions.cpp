@@ -25,7 +25,8 @@ constexpr std::array facts{
                   .second_remove_is_error = true, .most_request_body_bytes = small_body},
     version_facts{.major = 54, .name = "v54", .no_shutdown_option = true, .actual_size_counts_virtio_mem = true,
                   .missing_vm_is_404 = true, .virtio_mem_below_boot_is_error = true, .removes_stale_socket = true,
-                  .unknown_device_is_404 = true, .invalid_config_is_400 = true, .most_request_body_bytes = large_body},
+                  .unknown_device_is_404 = true, .invalid_config_is_400 = true, .lets_vcpus_go = false,
+                  .most_request_body_bytes = large_body},
 };
 // clang-format on
 static_assert(facts.front().major == oldest_major && facts.back().major == newest_known_major);

@@ -36,6 +36,13 @@ TEST(ch_capabilities, a_version_that_hides_what_virtio_mem_has_is_not_trusted_wi
   EXPECT_TRUE(c.dimm());
 }
 
+TEST(ch_capabilities, a_version_that_keeps_vcpus_is_not_asked_to_let_them_go) {
+  auto c = of("x86_64", "54.0.0-dev");
+  EXPECT_TRUE(c.vcpu_plug());
+  EXPECT_FALSE(c.vcpu_unplug());
+  EXPECT_NE(c.vcpu_unplug_why_not().find("stays plugged"), std::string::npos);
+}
+
 TEST(ch_version, is_read_from_the_programs_first_line) {
   EXPECT_EQ(read_version("ch", "cloud-hypervisor v53.0\nMigration Protocol Versions: 1\n").version, "53.0");
   EXPECT_EQ(read_version("ch", "cloud-hypervisor v54.0-dev-12-gabc\n").wrong.code, "");
