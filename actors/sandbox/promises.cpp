@@ -43,6 +43,7 @@ void follow_cgroup(self_ptr self, std::uint64_t limit_bytes, int attempt, std::f
   if (st.observed.vmm_pid() <= 0 || !takes_memory(self))
     return then();
   st.cgroup_limit_bytes = limit_bytes;
+  st.cgroup_made = true; // or soon, or not: its removal does no harm
   v1::FollowCgroup follow;
   follow.set_sandbox_id(st.record.id());
   follow.set_pid(st.observed.vmm_pid());
@@ -52,8 +53,6 @@ void follow_cgroup(self_ptr self, std::uint64_t limit_bytes, int attempt, std::f
       .then(
           [self, once, limit_bytes, attempt](const v1::CgroupFollowed& done) {
             auto& s = self->state;
-            if (!done.path().empty())
-              s.cgroup_made = true;
             if (!done.path().empty() && !done.why_not().empty() && s.cgroup_limit_bytes == limit_bytes && !s.cleaning) {
               // It holds more than it is to have. What is on its way back comes back; the limit follows.
               if (attempt < most_lowering_attempts)

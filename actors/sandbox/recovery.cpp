@@ -132,6 +132,7 @@ caf::result<v1::SandboxStatus> on_adopt(self_ptr self, const v1::AdoptSandbox& m
       st.ended_operations.push_back(op.id());
   }
   st.operations_begun = static_cast<std::uint64_t>(m.operations_size());
+  st.cgroup_made = true; // by the engine before, perhaps; one that is missing is removed easily
   spawn_vm_actors(self);
   if (st.record.request().owner() == "stream") {
     undo(self, "the stream that it belonged to ended with the engine");
