@@ -31,6 +31,15 @@ constexpr std::array facts{
 // clang-format on
 static_assert(facts.front().major == oldest_major && facts.back().major == newest_known_major);
 
+// "53.0-246-gae44c29" is a build of what becomes v54: so many commits after v53.0 (git describe). It says so to vmm.ping.
+bool after_a_release(std::string_view minor) {
+  if (!minor.starts_with(".0-"))
+    return false;
+  minor.remove_prefix(3);
+  const auto digits = minor.find_first_not_of("0123456789");
+  return digits != std::string_view::npos && digits > 0 && minor.substr(digits).starts_with("-g");
+}
+
 // -1: no number.
 int read_major(std::string_view text) {
   if (text.starts_with("cloud-hypervisor "))
@@ -40,7 +49,9 @@ int read_major(std::string_view text) {
   int major = -1;
   auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), major);
   const auto rest = text.substr(static_cast<std::size_t>(end - text.data()));
-  return error == std::errc{} && major >= 0 && rest.starts_with('.') ? major : -1;
+  if (error != std::errc{} || major < 0 || !rest.starts_with('.'))
+    return -1;
+  return after_a_release(rest) ? major + 1 : major;
 }
 
 } // namespace

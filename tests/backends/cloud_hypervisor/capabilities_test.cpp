@@ -41,6 +41,9 @@ TEST(ch_capabilities, a_version_that_keeps_vcpus_is_not_asked_to_let_them_go) {
   EXPECT_TRUE(c.vcpu_plug());
   EXPECT_FALSE(c.vcpu_unplug());
   EXPECT_NE(c.vcpu_unplug_why_not().find("stays plugged"), std::string::npos);
+  EXPECT_FALSE(of("x86_64", "53.0-246-gae44c2971-dirty").vcpu_unplug()) << "what comes after v53.0 becomes v54";
+  EXPECT_TRUE(of("x86_64", "53.0-dirty").vcpu_unplug());
+  EXPECT_TRUE(of("x86_64", "51.1-3-g0123456").vcpu_unplug()) << "a branch of fixes stays what it is";
 }
 
 TEST(ch_version, is_read_from_the_programs_first_line) {
