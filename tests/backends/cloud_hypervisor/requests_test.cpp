@@ -143,7 +143,7 @@ TEST(requests, what_is_wrong_is_named) {
 }
 
 TEST(versions, are_read_in_every_form_in_which_the_vmm_says_them) {
-  for (std::string_view each : {"53.0.0", "v53.0.0", "v53.0-dirty", "cloud-hypervisor v53.0", "v53.0-246-gae44c2971"}) {
+  for (std::string_view each : {"53.0.0", "v53.0.0", "v53.0-dirty", "cloud-hypervisor v53.0"}) {
     auto verdict = judge_version(each);
     ASSERT_NE(verdict.facts, nullptr) << each;
     EXPECT_EQ(verdict.facts->name, "v53") << each;
@@ -151,6 +151,7 @@ TEST(versions, are_read_in_every_form_in_which_the_vmm_says_them) {
   }
   EXPECT_EQ(judge_version("51.1.0").facts->name, "v47 to v51");
   EXPECT_EQ(judge_version("54.0.0").facts->name, "v54");
+  EXPECT_EQ(judge_version("v53.0-246-gae44c2971").facts->name, "v54") << "a build on the way there";
   EXPECT_EQ(judge_version("42.0").facts->name, "v42 to v45");
 }
 

@@ -150,6 +150,7 @@ void stream::half_close() {
 std::string stream::receive(std::string& into, const std::function<bool(const std::string&)>& enough,
                             std::chrono::milliseconds limit) {
   std::array<char, 4096> piece{};
+  into += std::exchange(kept_, {});
   while (!enough(into)) {
     if (!ready(fd_, POLLIN, limit))
       return "silence";
@@ -186,6 +187,8 @@ answer read_reply(stream& from) {
   a.end = from.receive(text, [&](const std::string& t) { return t.size() >= split + length; });
   a.code = a.end.empty() ? a.head.substr(9, 3) : "---";
   a.body = text.substr(split, length);
+  if (a.end.empty())
+    from.keep(text.substr(split + length));
   return a;
 }
 

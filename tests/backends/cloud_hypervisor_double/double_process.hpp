@@ -42,7 +42,7 @@ class stream {
 public:
   explicit stream(const std::string& socket_path);
   explicit stream(int fd) : fd_{fd} {}
-  stream(stream&& other) noexcept : fd_{std::exchange(other.fd_, -1)} {}
+  stream(stream&& other) noexcept : fd_{std::exchange(other.fd_, -1)}, kept_{std::move(other.kept_)} {}
   ~stream();
 
   [[nodiscard]] bool connected() const noexcept { return fd_ >= 0; }
@@ -55,11 +55,14 @@ public:
   /// Reads until `enough` says so. "EOF", "reset" or "silence" where it does not come to that; "" otherwise.
   std::string receive(std::string& into, const std::function<bool(const std::string&)>& enough,
                       std::chrono::milliseconds limit = patience);
+  /// Gives back what was received beyond what was wanted: the next receive() begins with it.
+  void keep(std::string surplus) { kept_ = std::move(surplus); }
   /// Reads to the end; what ended it in `how`.
   std::string rest(std::string* how = nullptr);
 
 private:
   int fd_ = -1, error_ = 0;
+  std::string kept_;
 };
 
 struct answer {
