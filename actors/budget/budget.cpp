@@ -107,6 +107,13 @@ std::uint64_t overhead_bytes(const v1::Capabilities& can) {
   return can.accelerator() == "tcg" ? 384 * mib : 128 * mib;
 }
 
+v1::PromiseMemory statement(const std::string& sandbox_id, std::uint64_t bytes) {
+  v1::PromiseMemory so;
+  so.set_sandbox_id(sandbox_id);
+  so.set_bytes(bytes);
+  return so;
+}
+
 std::uint64_t promise_bytes(const v1::VmSpec& spec, const v1::Capabilities& can, std::uint64_t target_bytes) {
   return (spec.hugepages() ? 0 : target_bytes) + overhead_bytes(can);
 }

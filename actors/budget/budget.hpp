@@ -67,6 +67,9 @@ private:
 /// figure: 128 MiB under KVM, 384 MiB under TCG, whose translated code lies there too.
 std::uint64_t overhead_bytes(const v1::Capabilities& can);
 
+/// Tells the budget what a sandbox may take from now on; 0: it is gone.
+v1::PromiseMemory statement(const std::string& sandbox_id, std::uint64_t bytes);
+
 /// What a VM of this kind takes of its host for a target of boot + plugged. Memory on hugetlbfs was set apart before.
 std::uint64_t promise_bytes(const v1::VmSpec& spec, const v1::Capabilities& can, std::uint64_t target_bytes);
 

@@ -72,10 +72,7 @@ void tell_count(self_ptr self) {
 }
 
 void state_promise(self_ptr self, const std::string& id, std::uint64_t bytes) {
-  v1::PromiseMemory so;
-  so.set_sandbox_id(id);
-  so.set_bytes(bytes);
-  self->send(self->state.set.sandbox.budget, std::move(so));
+  self->send(self->state.set.sandbox.budget, budget::statement(id, bytes));
 }
 
 void forget(self_ptr self, const std::string& id) {

@@ -7,9 +7,9 @@
 ///   ---- grow ----|------ rest ------|---- give back ---->   available in the guest (its claim)
 ///
 /// Below the headroom the sandbox grows at once, by at least a step, so that the headroom is there again; while the
-/// workload stalls by more and sooner (also where memory is available, and its limit holds it). What is too much is given back only when it has been too much
-/// for the whole of the cool-down, and only as much as was never used meanwhile, less a step: the new size rests between
-/// the two marks, so that nothing swings.
+/// workload stalls by more and sooner (also where memory is available, and its limit holds it). What is too much is given
+/// back only when it has been too much for the whole of the cool-down, and only as much as was never used meanwhile, less
+/// a step: the new size rests between the two marks, so that nothing swings.
 ///
 /// The guest is believed between floor and ceiling only, and moves the size at a bounded rate whatever it claims: one
 /// growth an interval of at most `most_steps` steps (or the headroom, where that is more), one shrink a cool-down. A

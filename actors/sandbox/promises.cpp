@@ -77,10 +77,7 @@ std::uint64_t limit_for(self_ptr self, std::uint64_t promised_bytes) {
 void state_promise(self_ptr self, std::uint64_t bytes) {
   auto& st = self->state;
   st.promised_bytes = bytes;
-  v1::PromiseMemory so;
-  so.set_sandbox_id(st.record.id());
-  so.set_bytes(bytes);
-  self->send(st.set.budget, std::move(so));
+  self->send(st.set.budget, budget::statement(st.record.id(), bytes));
 }
 
 } // namespace

@@ -148,13 +148,10 @@ void driver::describe(const call_ptr& call) {
     return call->fail({"host_missing", "firmware \"" + escaped_text(q.firmware_path(), 200) +
                                            "\" cannot be read: " + std::strerror(errno)});
   }
-  const auto program = q.vmm_path().empty() ? find_vmm_program() : q.vmm_path();
-  if (program.empty())
-    return call->fail({"host_missing",
-                       "there is no cloud-hypervisor in PATH; set `path` of [hypervisor.cloud-hypervisor] "
-                       "(or of [hypervisor.clh]) or the variable CH_BIN to the program. No Debian package "
-                       "has it: https://github.com/cloud-hypervisor/cloud-hypervisor/releases"});
-  probe_->ask(program, [self = shared_from_this(), call, architecture, firmware](const program_facts& facts) {
+  if (q.vmm_path().empty())
+    return call->fail({"host_missing", "no program of Cloud Hypervisor is named; set `path` of "
+                                       "[hypervisor.cloud-hypervisor] (or of [hypervisor.clh]) to it"});
+  probe_->ask(q.vmm_path(), [self = shared_from_this(), call, architecture, firmware](const program_facts& facts) {
     self->describe_program(call, architecture, firmware, facts);
   });
 }

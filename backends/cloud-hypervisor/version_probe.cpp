@@ -7,7 +7,6 @@
 #include <array>
 #include <cerrno>
 #include <csignal>
-#include <cstdlib>
 #include <cstring>
 
 #include "backends/cloud-hypervisor/http_reply.hpp"
@@ -49,22 +48,6 @@ program_facts read_version(const std::string& program, const std::string& output
   if (auto verdict = judge_version(out.version); !verdict.facts)
     return wrong("unsupported", program + ": " + verdict.refusal);
   return out;
-}
-
-std::string find_vmm_program() {
-  if (const char* named = std::getenv("CH_BIN"); named && *named)
-    return named;
-  const char* set = std::getenv("PATH");
-  const std::string path = set ? set : "/usr/local/bin:/usr/bin:/bin";
-  for (const char* name : {"cloud-hypervisor", "cloud-hypervisor-static"})
-    for (std::size_t at = 0; at <= path.size();) {
-      const auto end = std::min(path.find(':', at), path.size());
-      auto candidate = path.substr(at, end - at) + "/" + name;
-      if (::access(candidate.c_str(), X_OK) == 0)
-        return candidate;
-      at = end + 1;
-    }
-  return {};
 }
 
 void version_probe::ask(const std::string& program, std::function<void(const program_facts&)> then) {

@@ -36,7 +36,4 @@ private:
 /// The facts in the program's output.
 program_facts read_version(const std::string& program, const std::string& output);
 
-/// A VMM that nobody has named: $CH_BIN, else cloud-hypervisor or cloud-hypervisor-static in $PATH. "": none.
-std::string find_vmm_program();
-
 } // namespace caisson::cloud_hypervisor

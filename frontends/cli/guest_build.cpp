@@ -80,16 +80,8 @@ private:
   int fd_ = -1;
 };
 
-std::string program_in_path(const std::string& name) {
-  std::string path = std::getenv("PATH") ? std::getenv("PATH") : "/usr/local/bin:/usr/bin:/bin";
-  for (std::size_t at = 0; at <= path.size();) {
-    auto end = std::min(path.find(':', at), path.size());
-    auto candidate = path.substr(at, end - at) + "/" + name;
-    if (::access(candidate.c_str(), X_OK) == 0)
-      return candidate;
-    at = end + 1;
-  }
-  return {};
+std::string program_here(const std::string& name) {
+  return config::find_program(engine::config_facts(), {name});
 }
 
 /// Runs it with what it says passed on to our stderr a line at a time. The last of that, where it fails.
@@ -153,7 +145,7 @@ struct recipe {
 recipe recipe_for(const std::string& architecture, const engine::directories& d, const std::string& guest) {
   const auto of_build = engine::build_tree(d);
   if (!of_build.empty()) {
-    auto cmake = program_in_path("cmake");
+    auto cmake = program_here("cmake");
     if (cmake.empty())
       fail("host_missing",
            "no guest for " + architecture + ", and none can be made: cmake is not installed (apt-get install cmake)");
@@ -176,7 +168,7 @@ recipe recipe_for(const std::string& architecture, const engine::directories& d,
                                agent.string() + "); build the target caisson-agent" +
                                (architecture == "x86_64" ? "" : "-" + architecture) +
                                " before the installation, or say where a guest is with CAISSON_GUEST_DIR");
-    auto python = program_in_path("python3");
+    auto python = program_here("python3");
     if (python.empty())
       fail("host_missing", "no guest for " + architecture +
                                ", and none can be made: python3 is not installed (apt-get install python3)");

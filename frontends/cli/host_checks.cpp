@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <glob.h>
-#include <sys/utsname.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
@@ -18,32 +17,14 @@ namespace {
 
 namespace fs = std::filesystem;
 
-std::string machine() {
-  utsname u{};
-  ::uname(&u);
-  return u.machine;
-}
-
-std::string in_path(const std::string& program) {
-  std::string path = std::getenv("PATH") ? std::getenv("PATH") : "/usr/local/bin:/usr/bin:/bin";
-  for (std::size_t at = 0; at <= path.size();) {
-    auto end = std::min(path.find(':', at), path.size());
-    auto candidate = path.substr(at, end - at) + "/" + program;
-    if (::access(candidate.c_str(), X_OK) == 0)
-      return candidate;
-    at = end + 1;
-  }
-  return {};
-}
-
-host_check vmm() {
-  auto program = "qemu-system-" + machine();
-  auto path = in_path(program);
+host_check vmm(const config::host_facts& host) {
+  auto program = "qemu-system-" + host.architecture;
+  auto path = config::find_program(host, {program});
   host_check c{.name = "QEMU", .found = !path.empty(), .text = path};
   if (path.empty()) {
-    c.text = program + " is not in PATH";
+    c.text = program + " is neither in PATH nor in the usual directories";
     c.mend = std::string{"apt-get install "} +
-             (machine() == "aarch64" ? "qemu-system-arm qemu-efi-aarch64" : "qemu-system-x86");
+             (host.architecture == "aarch64" ? "qemu-system-arm qemu-efi-aarch64" : "qemu-system-x86");
   }
   return c;
 }
@@ -77,8 +58,8 @@ host_check own_program(const engine::directories& d, const char* program) {
           .mend = "build it (cmake --build --preset release) or install Caisson"};
 }
 
-host_check guest(const engine::options& o, const engine::directories& d) {
-  auto found = engine::find_guest(machine(), o, d);
+host_check guest(const engine::options& o, const engine::directories& d, const config::host_facts& host) {
+  auto found = engine::find_guest(host.architecture, o, d);
   if (auto* files = std::get_if<engine::guest_files>(&found))
     return {.name = "Caisson's guest", .found = true, .text = files->directory};
   return {.name = "Caisson's guest",
@@ -157,7 +138,8 @@ host_check user() {
 
 } // namespace
 
-std::vector<host_check> check_host(const engine::options& o, const engine::directories& d, std::string_view backend) {
+std::vector<host_check> check_host(const engine::options& o, const engine::directories& d,
+                                   const config::host_facts& host, std::string_view backend) {
   auto for_qemu = [&](host_check c) {
     c.required = c.required && backend == "qemu";
     return c;
@@ -167,9 +149,9 @@ std::vector<host_check> check_host(const engine::options& o, const engine::direc
           run_directory(d),
           own_program(d, "caissond"),
           for_qemu(own_program(d, "caisson-backend-qemu")),
-          for_qemu(vmm()),
+          for_qemu(vmm(host)),
           for_qemu(libvirt_driver()),
-          guest(o, d),
+          guest(o, d, host),
           kvm(),
           cgroups()};
 }

@@ -6,6 +6,7 @@
 #include <string_view>
 #include <vector>
 
+#include "config/host_facts.hpp"
 #include "engine/service.hpp"
 
 namespace caisson::cli {
@@ -19,6 +20,7 @@ struct host_check {
 };
 
 /// For sandboxes on `backend`, a line of the registry: what another one needs is not required.
-std::vector<host_check> check_host(const engine::options& o, const engine::directories& d, std::string_view backend);
+std::vector<host_check> check_host(const engine::options& o, const engine::directories& d,
+                                   const config::host_facts& host, std::string_view backend);
 
 } // namespace caisson::cli

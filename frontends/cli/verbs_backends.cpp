@@ -4,7 +4,6 @@
 
 #include <CLI/App.hpp>
 #include <nlohmann/json.hpp>
-#include <sys/utsname.h>
 
 #include <filesystem>
 
@@ -30,12 +29,6 @@ struct asked {
   std::string backend, architecture, program;
   door::answer<v1::Capabilities> told;
 };
-
-std::string this_machine() {
-  utsname u{};
-  ::uname(&u);
-  return u.machine;
-}
 
 /// The program that a sandbox would get; "" where the backend has none, or the engine will say why it is missing.
 std::string program_of(const std::string& backend, const std::string& architecture, const std::string& config,
@@ -64,7 +57,7 @@ std::vector<asked> ask_all(const command_context& c, const backends_options& o) 
       continue;
     auto architectures = line.architectures;
     if (architectures.empty())
-      architectures.push_back(this_machine());
+      architectures.push_back(host.architecture);
     for (const auto& architecture : architectures) {
       v1::DescribeHost request;
       request.set_config_path(config);

@@ -42,7 +42,7 @@ int check_verb(const command_context& c, const std::string& config) {
   // A faulty file is told by the engine below, with every error.
   const auto host = engine::config_facts();
   const auto backend = config::load(config::read_sources(config, false, host), {}).config.backend;
-  auto checks = check_host(options, c.directories(), backend);
+  auto checks = check_host(options, c.directories(), host, backend);
   bool ready = true;
   std::string missing;
   auto json = nlohmann::json::array();

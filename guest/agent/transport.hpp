@@ -17,10 +17,10 @@ namespace caisson::agent {
 /// The bytes between agent and host: a virtio-serial port, or a connected socket (vsock; AF_UNIX in tests). Everything
 /// that differs from one channel to another ends here.
 ///
-/// A socket is one connection of the host; its end is final. A port outlives the host's connections. The kernel tells of a coming and going host by waking the port's waiters and
-/// by SIGIO. The two are not in order with the data: bytes can arrive before the port counts as connected, and the news
-/// of an old connection's end after the first bytes of the next. So a missing host is believed only when it has been
-/// missing for a while (`port_gone_after`).
+/// A socket is one connection of the host; its end is final. A port outlives the host's connections. The kernel tells of
+/// a coming and going host by waking the port's waiters and by SIGIO. The two are not in order with the data: bytes can
+/// arrive before the port counts as connected, and the news of an old connection's end after the first bytes of the next.
+/// So a missing host is believed only when it has been missing for a while (`port_gone_after`).
 class transport {
 public:
   struct events {

@@ -53,17 +53,22 @@ void api_server::on_event(id which, short events) {
     return;
   auto& c = it->second;
   if (events & (POLLERR | POLLHUP | POLLRDHUP)) {
-    c.out.clear();
-    c.closed = true;
-    if (c.last)
-      tell_.exit(0, true);
-    drop(which);
+    break_off(which, c);
     return;
   }
   if (events & POLLIN)
     read(which, c);
   else if (events & POLLOUT)
     write(which, c);
+}
+
+/// The other end takes nothing any more.
+void api_server::break_off(id which, connection& c) {
+  c.out.clear();
+  c.closed = true;
+  if (c.last)
+    tell_.exit(0, true);
+  drop(which);
 }
 
 /// Gone once nothing of it is under way.
@@ -130,11 +135,7 @@ void api_server::write(id which, connection& c) {
     auto& text = c.out.front();
     const auto count = ::send(c.fd.get(), text.data(), text.size(), MSG_NOSIGNAL);
     if (count < 0 && errno != EAGAIN && errno != EINTR) {
-      c.out.clear();
-      c.closed = true;
-      if (c.last)
-        tell_.exit(0, true);
-      drop(which);
+      break_off(which, c);
       return;
     }
     if (count > 0)

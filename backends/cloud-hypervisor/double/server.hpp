@@ -42,6 +42,7 @@ private:
   void read(id which, connection& c);
   void write(id which, connection& c);
   void write_slowly(id which);
+  void break_off(id which, connection& c);
   void drop(id which);
   void next_request();
   void perform(id which, request r);

@@ -22,7 +22,7 @@ resize_actor::behavior_type wisher_body(resize_actor::pointer self, std::shared_
     v1::SetMemoryTarget target;
     target.set_operation_id("op" + std::to_string(w->heard.size()));
     target.set_target_bytes(m.memory_bytes());
-    self->request(w->memory, caf::infinite, target)
+    self->request(w->memory, std::chrono::seconds{3600}, target)
         .then([w](const v1::HotplugOutcome& out) { w->ended.push_back(out); }, [](caf::error&) {});
     v1::Operation op;
     op.set_id(target.operation_id());
