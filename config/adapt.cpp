@@ -136,7 +136,7 @@ struct adapter {
           "path", {"qemu-system-" + out.architecture},
           out.architecture == "aarch64" ? "Debian: package qemu-system-arm" : "Debian: package qemu-system-x86", true);
     else if (config.backend == "cloud-hypervisor")
-      out.vmm_path = program("path", {"cloud-hypervisor", "cloud-hypervisor-static"}, "no Debian package has it", true);
+      out.vmm_path = program("path", {"cloud-hypervisor", "cloud-hypervisor-static"}, "no Debian package has it: name the program here", true);
     out.virtio_fs_daemon = program("virtio_fs_daemon", {"virtiofsd"}, "Debian: package qemu-system-common", false);
   }
 
