@@ -267,8 +267,9 @@ caf::result<v1::SandboxStatus> pause_or_resume(self_ptr self, const auto& m, v1:
               meet_again(self);
             });
           },
-          [kept, doing = std::string{doing}](const caf::error& why) {
+          [self, kept, doing = std::string{doing}](const caf::error& why) {
             kept->deliver(make_error(to_proto(why, doing)));
+            look_later(self);
           });
   return promise;
 }
