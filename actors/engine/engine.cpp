@@ -332,7 +332,7 @@ v1::Capabilities accelerator_of(const v1::VmSpec& spec) {
 bool promises_memory(self_ptr self, const v1::SandboxRecord& record) {
   const auto& set = self->state.set.sandbox;
   return set.budget && sandbox::has_vm(record.state()) && record.boot_id() == set.host_boot_id &&
-         (set.simulated_takes_memory || record.spec().accelerator() != "simulated");
+         (set.modelled_memory_counts || !record.spec().modelled_memory());
 }
 
 void answer_engine(self_ptr self, const std::shared_ptr<kept_promise<v1::EngineStatus>>& kept, v1::EngineStatus about) {

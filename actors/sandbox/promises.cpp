@@ -24,7 +24,7 @@ v1::Capabilities figures(self_ptr self) {
 
 bool takes_memory(self_ptr self) {
   const auto& st = self->state;
-  return st.set.budget && (st.set.simulated_takes_memory || figures(self).accelerator() != "simulated");
+  return st.set.budget && (st.set.modelled_memory_counts || !st.record.spec().modelled_memory());
 }
 
 std::uint64_t needed(self_ptr self) {

@@ -32,7 +32,7 @@ struct settings {
   events_actor events;
   host_actor host;
   budget_actor budget;                  ///< nobody: memory is promised without limit
-  bool simulated_takes_memory = false;  ///< a simulated machine takes nothing of the host; in a simulation it is to
+  bool modelled_memory_counts = false;  ///< promises also for a VM whose memory is a model's figures: in a simulation
   backends::provider* provider = nullptr; ///< of the record's hypervisor; outlives the actor
   last_word_listener engine;
   std::function<std::uint64_t()> random;

@@ -124,6 +124,7 @@ caf::error settle(v1::SandboxRecord& record, const v1::Capabilities& can) {
   }
   spec.set_free_page_reporting(spec.free_page_reporting() && can.free_page_reporting());
   spec.set_accelerator(can.accelerator());
+  spec.set_modelled_memory(can.modelled_memory());
   record.set_accelerator_reason(can.accelerator_reason());
   return {};
 }

@@ -164,6 +164,7 @@ void driver::describe_program(const call_ptr& call, const std::string& architect
   c.set_vmm_version(title_of(facts.version));
   if (facts.model) {
     c.set_accelerator("simulated");
+    c.set_modelled_memory(true);
     c.set_accelerator_reason("the program is a model of Cloud Hypervisor and runs no guest code");
   } else if (auto why = kvm_problem(settings_.kvm_device); !why.empty()) {
     return call->fail({"host_missing", why});

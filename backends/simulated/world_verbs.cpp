@@ -94,6 +94,7 @@ v1::BackendAnswer world::describe(const v1::DescribeBackend& m) const {
   c.set_max_vcpus(1024);
   c.set_pause(plan_.can_pause);
   c.set_accelerator("simulated");
+  c.set_modelled_memory(true);
   c.set_accelerator_reason("a simulated VM runs no instructions");
   c.set_vmm_version("simulated 1");
   return a;

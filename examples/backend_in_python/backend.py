@@ -156,6 +156,7 @@ class Backend:
             vcpu_unplug_why_not=NOT_HERE,
             devices_why_not=NOT_HERE,
             max_vcpus=64,
+            modelled_memory=True,
             accelerator="none",
             accelerator_reason="a process that sleeps executes no guest",
             vmm_version="sleep 1",

@@ -142,6 +142,7 @@ v1::Capabilities driver::describe(const v1::DescribeBackend& question) const {
   c.set_disks(true);
   c.set_devices_why_not(no_nets);
   c.set_accelerator("none");
+  c.set_modelled_memory(true);
   c.set_accelerator_reason("a toy executes no guest");
   c.set_vmm_version("toy 1");
   return c;

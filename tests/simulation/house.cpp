@@ -137,7 +137,7 @@ engine_run::engine_run(house& h, std::uint64_t seed) : house_{h}, sys_{std::make
   budget::settings budget_set;
   budget_set.host = set.sandbox.host;
   set.sandbox.budget = system.spawn(budget::budget_keeper, budget_set);
-  set.sandbox.simulated_takes_memory = true;
+  set.sandbox.modelled_memory_counts = true;
   budget_ = caf::actor_cast<caf::actor>(set.sandbox.budget);
   set.sandbox.random = [dice = std::make_shared<backends::simulated::dice>(seed ^ 0x5EED)] { return dice->next() | 1; };
   set.sandbox.now_unix_ms = [this] { return house_.unix_ms + duration_cast<milliseconds>(sys_->now()).count(); };
