@@ -19,8 +19,9 @@ transport::transport(event_loop& loop, unique_fd channel, kind what, events hand
 }
 
 transport::~transport() {
-  if (gone_timer_)
-    loop_.cancel(*gone_timer_);
+  for (const auto& timer : {gone_timer_, again_timer_})
+    if (timer)
+      loop_.cancel(*timer);
   if (!is_closed())
     loop_.forget(channel_.get());
 }
@@ -70,12 +71,23 @@ void transport::write_all() {
     const auto n = ::write(channel_.get(), output_.data() + output_at_, output_.size() - output_at_);
     if (n > 0)
       output_at_ += static_cast<std::size_t>(n);
-    else if (errno != EINTR) {
+    else if (n == 0 || errno != EINTR) {
       writable_ = false;
-      if (kind_ == kind::socket && errno != EAGAIN)
+      if (kind_ == kind::socket && n < 0 && errno != EAGAIN)
         end();
+      else
+        look_again();
     }
   }
+}
+
+void transport::look_again() {
+  if (kind_ == kind::socket || told_gone_ || again_timer_)
+    return;
+  again_timer_ = loop_.after(port_look_again_after, [this] {
+    again_timer_.reset();
+    writable_ = true;
+  });
 }
 
 void transport::check_host() {

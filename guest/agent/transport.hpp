@@ -54,6 +54,7 @@ private:
   void read_all();
   void write_all();
   void check_host();
+  void look_again();
 
   event_loop& loop_;
   unique_fd channel_;
@@ -62,7 +63,7 @@ private:
   bool readable_ = true; // edge-triggered: true until read says that there is nothing
   bool writable_ = true;
   bool told_gone_ = true;
-  std::optional<event_loop::timer_id> gone_timer_;
+  std::optional<event_loop::timer_id> gone_timer_, again_timer_;
   std::vector<std::byte> input_;
   std::vector<std::byte> output_;
   std::size_t output_at_ = 0;
@@ -70,6 +71,9 @@ private:
 
 /// How long a port's host has to be missing.
 inline constexpr std::chrono::milliseconds port_gone_after{500};
+
+/// A port that took nothing is tried again after this, told of room or not: a reply lost here costs its asker a deadline.
+inline constexpr std::chrono::milliseconds port_look_again_after{100};
 
 /// The device of the virtio-serial port with this name ("/dev/vport1p1"), or "" while there is none.
 std::string find_port(std::string_view name);

@@ -254,6 +254,7 @@ bool host_session::on_notice(v1::AgentNotice& notice) {
     cut(*notice.mutable_oom()->mutable_process(), process_name_max);
     break;
   case v1::AgentNotice::kFactsChanged:
+  case v1::AgentNotice::kPressure:
     break;
   case v1::AgentNotice::NOTICE_NOT_SET:
     return fail("the guest sent an empty notice");
