@@ -4,8 +4,8 @@
 /// and guest that somebody waits for beside it.
 ///
 /// Everything that answers later belongs to a turn; a new turn makes earlier answers and the timer stale. The actor's
-/// state is a turn_keeper and has `running`, `set`, `backend` and `agent`; its namespace has apply(self, ...) for what
-/// was read.
+/// state is a turn_keeper and has `running`, `waiting`, `set`, `backend` and `agent`; its namespace has apply(self, ...)
+/// for what was read.
 
 #include <algorithm>
 #include <chrono>
@@ -13,11 +13,14 @@
 #include <functional>
 #include <map>
 #include <optional>
+#include <string>
 #include <type_traits>
 #include <utility>
 
 #include "actors/kept_promise.hpp"
+#include "messages/error.hpp"
 #include "messages/ports.hpp"
+#include "messages/validate.hpp"
 
 namespace caisson {
 
@@ -92,6 +95,66 @@ template <class Self> void be_patient(Self self) {
   st.running->patience_end = std::min(now(self) + st.set.guest_patience, st.running->deadline);
 }
 
+/// What a guest said instead of its facts.
+inline std::string excuse_of(const v1::AgentReply& reply) {
+  return escape_guest_text(reply.has_failure() ? reply.failure().text() : "an answer without facts", 512);
+}
+
+/// Reads the guest's facts for the running change, then `next`. A guest that does not say them is asked again for as
+/// long as there is patience, and then `silent` is told why.
+template <class Self, class Silent> void read_facts(Self self, void (*next)(Self), Silent silent) {
+  auto& st = self->state;
+  v1::AgentRequest read;
+  read.mutable_read_facts();
+  const auto turn = new_turn(self);
+  auto again = [self, next, silent](const std::string& why) {
+    if (now(self) < self->state.running->patience_end)
+      return wake_after(self, self->state.set.poll_interval, [self, next, silent] { read_facts(self, next, silent); });
+    silent(why);
+  };
+  self->request(st.agent, st.set.agent_timeout, std::move(read))
+      .then(
+          [self, turn, next, again](const v1::AgentReply& reply) {
+            if (stale(self, turn))
+              return;
+            if (!reply.has_facts())
+              return again(excuse_of(reply));
+            apply(self, reply.facts());
+            next(self);
+          },
+          [self, turn, again](caf::error& why) {
+            if (!stale(self, turn))
+              again(to_proto(why, "reading its facts").text());
+          });
+}
+
+/// Asks the guest for something that it confirms with its facts, within `wait`; then `looked` is told whether the answer
+/// came before the time was over.
+template <class Self>
+void ask_to_follow(Self self, v1::AgentRequest ask, std::chrono::milliseconds wait, void (*looked)(Self, bool)) {
+  auto& st = self->state;
+  const auto turn = new_turn(self);
+  const auto asked_at = now(self);
+  self->request(st.agent, wait + st.set.agent_timeout, std::move(ask))
+      .then(
+          [self, turn, asked_at, wait, looked](const v1::AgentReply& reply) {
+            if (stale(self, turn))
+              return;
+            self->state.running->guest_trouble.clear();
+            if (reply.has_facts())
+              apply(self, reply.facts());
+            else
+              self->state.running->guest_trouble = excuse_of(reply);
+            looked(self, !reply.has_facts() || now(self) - asked_at < wait);
+          },
+          [self, turn, looked](caf::error& why) {
+            if (stale(self, turn))
+              return;
+            self->state.running->guest_trouble = text_of(why);
+            looked(self, true);
+          });
+}
+
 template <class State> v1::InspectVm inspection(const State& st) {
   v1::InspectVm look;
   look.set_sandbox_id(st.set.sandbox_id);
@@ -127,6 +190,20 @@ template <class Self, class Aside> void look_aside(Self self, Aside a, void (*do
             done(self, id);
           },
           [self, id, done](caf::error&) { done(self, id); });
+}
+
+/// Whoever waits for the actor is answered, and it ends.
+template <class Self, class Status>
+void end_answered(Self self, caf::exit_msg& m, const std::string& text, const Status& status) {
+  auto& st = self->state;
+  for (auto* c : {&st.running, &st.waiting})
+    if (*c)
+      (*c)->promise.fail(ec::not_running, text);
+  for (auto& [id, a] : st.asides) {
+    a.status.deliver(status);
+    a.outcome.fail(ec::not_running, text);
+  }
+  self->quit(std::move(m.reason));
 }
 
 /// The aside that `id` was, when its last answer has come; nullopt before.

@@ -87,28 +87,7 @@ void ask_guest(self_ptr self) {
   ask.mutable_await_memory()->set_mem_total_at_least_bytes(m.least);
   ask.mutable_await_memory()->set_mem_total_at_most_bytes(m.most);
   ask.mutable_await_memory()->set_wait_ms(ms(wait));
-  const auto turn = new_turn(self);
-  const auto asked_at = now(self);
-  self->request(st.agent, wait + st.set.agent_timeout, std::move(ask))
-      .then(
-          [self, turn, asked_at, wait](const v1::AgentReply& reply) {
-            if (stale(self, turn))
-              return;
-            auto& ch = *self->state.running;
-            ch.guest_trouble.clear();
-            if (reply.has_facts())
-              apply(self, reply.facts());
-            else
-              ch.guest_trouble =
-                  escape_guest_text(reply.has_failure() ? reply.failure().text() : "an answer without facts", 512);
-            guest_looked_at(self, !reply.has_facts() || now(self) - asked_at < wait);
-          },
-          [self, turn](caf::error& why) {
-            if (stale(self, turn))
-              return;
-            self->state.running->guest_trouble = text_of(why);
-            guest_looked_at(self, true);
-          });
+  ask_to_follow(self, std::move(ask), wait, guest_looked_at);
 }
 
 } // namespace

@@ -205,17 +205,11 @@ void on_tick(self_ptr self, std::uint64_t number) {
 
 void on_exit(self_ptr self, caf::exit_msg& m) {
   auto& st = self->state;
-  const auto text =
-      fmt::format("sandbox {}: it was ended while its memory was being changed; last read back, the VM has {} bytes",
-                  st.set.sandbox_id, st.book.has_bytes());
-  for (auto* c : {&st.running, &st.waiting})
-    if (*c)
-      (*c)->promise.fail(ec::not_running, text);
-  for (auto& [id, a] : st.asides) {
-    a.status.deliver(status_of(st));
-    a.outcome.fail(ec::not_running, text);
-  }
-  self->quit(std::move(m.reason));
+  end_answered(self, m,
+               fmt::format("sandbox {}: it was ended while its memory was being changed; last read back, the VM has {} "
+                           "bytes",
+                           st.set.sandbox_id, st.book.has_bytes()),
+               status_of(st));
 }
 
 } // namespace

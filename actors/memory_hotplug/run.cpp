@@ -216,33 +216,11 @@ void next(self_ptr self) {
 }
 
 void read_guest(self_ptr self) {
-  auto& st = self->state;
-  v1::AgentRequest read;
-  read.mutable_read_facts();
-  const auto turn = new_turn(self);
-  auto again = [self](const std::string& why) {
-    auto& s = self->state;
-    if (now(self) < s.running->patience_end)
-      return wake_after(self, s.set.poll_interval, read_guest);
+  read_facts(self, next, [self](const std::string& why) {
     give_up(self, ec::guest_unresponsive,
             fmt::format("{} was changed, because the guest's agent does not say what the guest has: {}",
-                        s.running->begun ? "nothing more" : "nothing", why));
-  };
-  self->request(st.agent, st.set.agent_timeout, std::move(read))
-      .then(
-          [self, turn, again](const v1::AgentReply& reply) {
-            if (stale(self, turn))
-              return;
-            if (!reply.has_facts())
-              return again(
-                  escape_guest_text(reply.has_failure() ? reply.failure().text() : "an answer without facts", 512));
-            apply(self, reply.facts());
-            next(self);
-          },
-          [self, turn, again](caf::error& why) {
-            if (!stale(self, turn))
-              again(caisson::to_proto(why, "reading its facts").text());
-          });
+                        self->state.running->begun ? "nothing more" : "nothing", why));
+  });
 }
 
 void start_change(self_ptr self, change c) {

@@ -164,28 +164,7 @@ void ask_guest(self_ptr self) {
   v1::AgentRequest ask;
   ask.mutable_set_online_cpus()->set_online(c.steps[c.at].count);
   ask.mutable_set_online_cpus()->set_wait_ms(ms(wait));
-  const auto turn = new_turn(self);
-  const auto asked_at = now(self);
-  self->request(st.agent, wait + st.set.agent_timeout, std::move(ask))
-      .then(
-          [self, turn, asked_at, wait](const v1::AgentReply& reply) {
-            if (stale(self, turn))
-              return;
-            auto& ch = *self->state.running;
-            ch.guest_trouble.clear();
-            if (reply.has_facts())
-              apply(self, reply.facts());
-            else
-              ch.guest_trouble =
-                  escape_guest_text(reply.has_failure() ? reply.failure().text() : "an answer without facts", 512);
-            guest_looked_at(self, !reply.has_facts() || now(self) - asked_at < wait);
-          },
-          [self, turn](caf::error& why) {
-            if (stale(self, turn))
-              return;
-            self->state.running->guest_trouble = text_of(why);
-            guest_looked_at(self, true);
-          });
+  ask_to_follow(self, std::move(ask), wait, guest_looked_at);
 }
 
 void quota_again(self_ptr self, const std::string& why) {
@@ -344,32 +323,10 @@ void plan_now(self_ptr self) {
 }
 
 void read_guest(self_ptr self) {
-  auto& st = self->state;
-  v1::AgentRequest read;
-  read.mutable_read_facts();
-  const auto turn = new_turn(self);
-  auto again = [self](std::string why) {
-    auto& s = self->state;
-    if (now(self) < s.running->patience_end)
-      return wake_after(self, s.set.poll_interval, [self] { read_guest(self); });
+  read_facts(self, plan_now, [self](const std::string& why) {
     give_up(self, ec::guest_unresponsive,
-            "nothing was changed, because the guest's agent does not say what the guest runs: " + std::move(why));
-  };
-  self->request(st.agent, st.set.agent_timeout, std::move(read))
-      .then(
-          [self, turn, again](const v1::AgentReply& reply) {
-            if (stale(self, turn))
-              return;
-            if (!reply.has_facts())
-              return again(
-                  escape_guest_text(reply.has_failure() ? reply.failure().text() : "an answer without facts", 512));
-            apply(self, reply.facts());
-            plan_now(self);
-          },
-          [self, turn, again](caf::error& why) {
-            if (!stale(self, turn))
-              again(caisson::to_proto(why, "reading its facts").text());
-          });
+            "nothing was changed, because the guest's agent does not say what the guest runs: " + why);
+  });
 }
 
 } // namespace

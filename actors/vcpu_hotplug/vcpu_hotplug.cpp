@@ -224,17 +224,10 @@ void on_event(self_ptr self, const v1::VmEvent& event) {
 
 void on_exit(self_ptr self, caf::exit_msg& m) {
   auto& st = self->state;
-  const auto text =
-      fmt::format("sandbox {}: it was ended while its vCPUs were being changed; last read back, the guest ran {}",
-                  st.set.sandbox_id, st.now.online());
-  for (auto* c : {&st.running, &st.waiting})
-    if (*c)
-      (*c)->promise.fail(ec::not_running, text);
-  for (auto& [id, a] : st.asides) {
-    a.status.deliver(st.now);
-    a.outcome.fail(ec::not_running, text);
-  }
-  self->quit(std::move(m.reason));
+  end_answered(self, m,
+               fmt::format("sandbox {}: it was ended while its vCPUs were being changed; last read back, the guest ran {}",
+                           st.set.sandbox_id, st.now.online()),
+               st.now);
 }
 
 } // namespace
