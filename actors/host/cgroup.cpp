@@ -12,6 +12,8 @@
 
 #include <fmt/format.h>
 
+#include "messages/validate.hpp"
+
 namespace caisson {
 namespace {
 
@@ -37,6 +39,16 @@ std::string own_path(const std::string& text, std::string_view controller) {
       return line.substr(second + 1);
   }
   return {};
+}
+
+/// The number beside a name, one pair a line: memory.events (v2), memory.oom_control (v1).
+std::uint64_t count_of(const std::string& text, std::string_view name) {
+  std::istringstream in{text};
+  std::string word;
+  for (std::uint64_t count = 0; in >> word >> count;)
+    if (word == name)
+      return count;
+  return 0;
 }
 
 std::string parent(const std::string& path) {
@@ -133,6 +145,18 @@ v1::CgroupFollowed host_cgroups::remove(const std::string& path) {
   return done;
 }
 
+v1::CgroupFollowed host_cgroups::killed_in(const std::string& path) const {
+  v1::CgroupFollowed seen;
+  seen.set_path(path);
+  const auto kills = count_of(files_.read(path + (v1_ ? "/memory.oom_control" : "/memory.events")), "oom_kill");
+  if (kills == 0)
+    return seen;
+  const auto limit = std::strtoull(files_.read(path + limit_name()).c_str(), nullptr, 10);
+  seen.set_why_not(fmt::format("the host's kernel killed in {} (oom_kill {}), whose limit of {} it had reached", path,
+                               kills, show_bytes(limit)));
+  return seen;
+}
+
 v1::CgroupFollowed host_cgroups::follow(const v1::FollowCgroup& m) {
   if (!looked_)
     look();
@@ -144,16 +168,17 @@ v1::CgroupFollowed host_cgroups::follow(const v1::FollowCgroup& m) {
   const auto path = base_ + "/caisson-" + m.sandbox_id();
   if (m.limit_bytes() == 0)
     return remove(path);
+  if (m.pid() == 0)
+    return killed_in(path);
   auto failed = files_.make(path);
   const auto usage_name = path + (v1_ ? "/memory.usage_in_bytes" : "/memory.current");
-  const auto limit_name = path + (v1_ ? "/memory.limit_in_bytes" : "/memory.max");
   // A limit below what the VMM holds would kill it.
   const std::uint64_t usage = std::strtoull(files_.read(usage_name).c_str(), nullptr, 10);
   const std::uint64_t held = (usage + page_bytes - 1) / page_bytes * page_bytes;
   const auto limit = std::max<std::uint64_t>(m.limit_bytes(), held);
   if (failed.empty())
-    failed = files_.write(limit_name, std::to_string(limit));
-  if (failed.empty() && m.pid() > 0)
+    failed = files_.write(path + limit_name(), std::to_string(limit));
+  if (failed.empty())
     failed = files_.write(path + "/cgroup.procs", std::to_string(m.pid()));
   if (!failed.empty()) {
     done.set_why_not(failed);

@@ -36,14 +36,18 @@ class host_cgroups {
 public:
   explicit host_cgroups(cgroup_files files = cgroup_files::real()) : files_{std::move(files)} {}
 
-  /// Makes the sandbox's cgroup where it is missing, moves the process (0: stays where it is) and sets the limit.
-  /// Never below what the cgroup holds now, because the kernel would kill the VMM for it: then `why_not` says so beside
-  /// the path, and the caller may try again. Limit 0 removes the cgroup.
+  /// Makes the sandbox's cgroup where it is missing, moves the process and sets the limit. Never below what the cgroup
+  /// holds now, because the kernel would kill the VMM for it: then `why_not` says so beside the path, and the caller may
+  /// try again. Limit 0 removes the cgroup. Process 0 with a limit changes nothing: `why_not` then says whether the
+  /// kernel has killed in the cgroup for what was taken beyond its limit, and is "" where it has not.
   v1::CgroupFollowed follow(const v1::FollowCgroup& m);
 
 private:
   void look();
   v1::CgroupFollowed remove(const std::string& path);
+  v1::CgroupFollowed killed_in(const std::string& path) const;
+
+  const char* limit_name() const { return v1_ ? "/memory.limit_in_bytes" : "/memory.max"; }
 
   cgroup_files files_;
   bool looked_ = false;

@@ -68,6 +68,19 @@ void answer_booted(self_ptr self) {
   });
 }
 
+void await_guest(self_ptr self) {
+  if (given_up(self))
+    return;
+  meet_guest(self, agent_deadline(self), [self](const caf::error& why) {
+    if (given_up(self))
+      return;
+    if (why)
+      fail_boot(self, why);
+    else
+      answer_booted(self);
+  });
+}
+
 void create_vm(self_ptr self) {
   auto& st = self->state;
   v1::CreateVm create;
@@ -77,15 +90,8 @@ void create_vm(self_ptr self) {
       .then(unless_given_up<v1::VmObserved>(self,
                                             [self](const v1::VmObserved& seen) {
                                               take(self, seen);
-                                              tell_vmm(self);
-                                              meet_guest(self, agent_deadline(self), [self](const caf::error& why) {
-                                                if (given_up(self))
-                                                  return;
-                                                if (why)
-                                                  fail_boot(self, why);
-                                                else
-                                                  answer_booted(self);
-                                              });
+                                              // Bounded first: no workload runs before the guest was met.
+                                              tell_vmm(self, [self] { await_guest(self); });
                                             }),
             or_fail(self, "making the VM"));
 }
@@ -230,15 +236,16 @@ void fail_boot(self_ptr self, caf::error why) {
         told.add_console_tail(std::move(line));
     }
   }
-  clean_up_vm(self, [self, told](const caf::error& dirty) {
-    auto& s = self->state;
-    auto text = told;
-    if (dirty)
-      text.set_text(text.text() + "; and what was made so far could not be removed: " + text_of(dirty));
-    s.record.set_stop_reason(text.text());
-    move_to(self, happening::boot_failed);
-    s.boot_error = text;
-    finish(self, "sandbox.failed", text.text());
+  explain_end(self, told.text(), [self, told](const std::string& said) {
+    clean_up_vm(self, [self, told, said](const caf::error& dirty) {
+      auto& s = self->state;
+      auto text = told;
+      text.set_text(dirty ? said + "; and what was made so far could not be removed: " + text_of(dirty) : said);
+      s.record.set_stop_reason(text.text());
+      move_to(self, happening::boot_failed);
+      s.boot_error = text;
+      finish(self, "sandbox.failed", text.text());
+    });
   });
 }
 

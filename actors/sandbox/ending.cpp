@@ -117,9 +117,16 @@ void vm_gone(self_ptr self, happening how, std::string why) {
   auto& st = self->state;
   if (st.cleaning)
     return;
-  clean_up_vm(self, [self, how, why](const caf::error& dirty) {
-    stopped(self, how, dirty ? why + "; it could not be cleaned up: " + text_of(dirty) : why);
-  });
+  st.cleaning = true;
+  auto clean_up = [self, how](const std::string& said) {
+    clean_up_vm(self, [self, how, said](const caf::error& dirty) {
+      stopped(self, how, dirty ? said + "; it could not be cleaned up: " + text_of(dirty) : said);
+    });
+  };
+  if (how == happening::vm_gone_unasked)
+    explain_end(self, std::move(why), clean_up);
+  else
+    clean_up(why);
 }
 
 void on_vm_event(self_ptr self, const v1::VmEvent& m) {

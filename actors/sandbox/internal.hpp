@@ -70,9 +70,12 @@ void ask_promise(self_ptr self, std::uint64_t target_bytes, std::string what, bo
                  std::function<void(const caf::error&)> then);
 /// What is promised and bounded becomes what is needed now: the largest of target and what was read back.
 void settle_promise(self_ptr self);
-/// The VMM's process is known: the budget measures it, the host's cgroup takes it in.
-void tell_vmm(self_ptr self);
+/// The VMM's process is known: the budget measures it, the host's cgroup takes it in, and `then` in any case.
+void tell_vmm(self_ptr self, std::function<void()> then = [] {});
 void give_back_promise(self_ptr self);
+/// Why the VMM is gone, as far as the host's cgroup knows: `then` with `why`, and with what was taken beyond the promise
+/// where the host's kernel killed it for that. Before the cgroup is removed.
+void explain_end(self_ptr self, std::string why, std::function<void(std::string)> then);
 /// In force now; not enabled: none.
 v1::AutosizePolicy autosize_policy(self_ptr self);
 void measure_host_bytes(self_ptr self, std::function<void()> then);

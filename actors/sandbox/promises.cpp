@@ -134,15 +134,15 @@ void settle_promise(self_ptr self) {
     follow_cgroup(self, limit_for(self, bytes), 1, [] {});
 }
 
-void tell_vmm(self_ptr self) {
+void tell_vmm(self_ptr self, std::function<void()> then) {
   auto& st = self->state;
   if (!takes_memory(self) || st.observed.vmm_pid() <= 0)
-    return;
+    return then();
   v1::MeasureProcess vmm;
   vmm.set_pid(st.observed.vmm_pid());
   vmm.set_start_ticks(st.observed.vmm_start_ticks());
   self->send(st.set.budget, st.record.id(), std::move(vmm));
-  follow_cgroup(self, limit_for(self, std::max(st.promised_bytes, needed(self))), 1, [] {});
+  follow_cgroup(self, limit_for(self, std::max(st.promised_bytes, needed(self))), 1, std::move(then));
 }
 
 void give_back_promise(self_ptr self) {
@@ -157,6 +157,27 @@ void give_back_promise(self_ptr self) {
   gone.set_sandbox_id(st.record.id());
   self->request(st.set.host, st.set.verb_deadline, std::move(gone))
       .then([](const v1::CgroupFollowed&) {}, [](const caf::error&) {});
+}
+
+void explain_end(self_ptr self, std::string why, std::function<void(std::string)> then) {
+  auto& st = self->state;
+  if (!st.cgroup_made || !takes_memory(self))
+    return then(std::move(why));
+  v1::FollowCgroup look;
+  look.set_sandbox_id(st.record.id());
+  look.set_limit_bytes(std::max<std::uint64_t>(st.cgroup_limit_bytes, 1));
+  self->request(st.set.host, st.set.refresh_deadline, std::move(look))
+      .then(
+          [self, why, then](const v1::CgroupFollowed& seen) {
+            if (seen.path().empty() || seen.why_not().empty())
+              return then(why);
+            then(fmt::format("{}; it took more of the host's memory than it was promised ({} for its target and the VMM, "
+                             "and {} for short): {}. Either its guest wrote to memory that was not plugged for it, or the "
+                             "VMM needs more than is reckoned for it",
+                             why, show_bytes(needed(self)), show_bytes(budget::limit_slack_bytes(figures(self))),
+                             seen.why_not()));
+          },
+          [why, then](const caf::error&) { then(why); });
 }
 
 v1::AutosizePolicy autosize_policy(self_ptr self) {

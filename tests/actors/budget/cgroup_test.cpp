@@ -136,6 +136,23 @@ TEST(host_cgroup, never_goes_below_what_the_vmm_holds) {
   EXPECT_EQ(disk.files["/cg/caisson/caisson-s1/memory.max"], std::to_string(1024 * mib));
 }
 
+TEST(host_cgroup, says_whether_the_kernel_has_killed_in_it) {
+  model_files disk;
+  disk.cgroup2("/cg", "memory");
+  disk.files["/cg/cgroup.controllers"] = "memory\n";
+  host_cgroups cgroups{disk.use(true, "0::/\n")};
+  cgroups.follow(ask(512 * mib));
+  const auto events = "/cg/caisson/caisson-s1/memory.events";
+  EXPECT_EQ(cgroups.follow(ask(1, 0)).why_not(), "") << "a kernel that counts no kills";
+  disk.files[events] = "low 0\nhigh 0\nmax 17\noom 1\noom_kill 0\n";
+  EXPECT_EQ(cgroups.follow(ask(1, 0)).why_not(), "") << "it had to reclaim, and nobody was killed";
+  disk.files[events] = "low 0\nhigh 0\nmax 17\noom 1\noom_kill 1\noom_group_kill 0\n";
+  const auto killed = cgroups.follow(ask(1, 0));
+  EXPECT_NE(killed.why_not().find("/cg/caisson/caisson-s1"), std::string::npos) << killed.why_not();
+  EXPECT_NE(killed.why_not().find("512 MiB"), std::string::npos) << killed.why_not();
+  EXPECT_EQ(disk.files["/cg/caisson/caisson-s1/memory.max"], std::to_string(512 * mib)) << "a look changes nothing";
+}
+
 TEST(host_cgroup, of_this_host_bounds_a_process) {
   std::ifstream swaps{"/proc/swaps"};
   if (std::count(std::istreambuf_iterator<char>{swaps}, {}, '\n') > 1)
@@ -168,6 +185,8 @@ TEST(host_cgroup, of_this_host_bounds_a_process) {
   int status = 0;
   EXPECT_EQ(::waitpid(child, &status, 0), child);
   EXPECT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL) << "it took four times its limit and lived";
+  m.set_pid(0);
+  EXPECT_NE(cgroups.follow(m).why_not().find("killed in " + made.path()), std::string::npos) << cgroups.follow(m).why_not();
   m.set_limit_bytes(0);
   EXPECT_EQ(cgroups.follow(m).why_not(), "");
   EXPECT_NE(::access(made.path().c_str(), F_OK), 0);
