@@ -74,7 +74,9 @@ void machine::plug_dimm(const call_ptr& call, const plugged_dimm& dimm) {
       return self->refuse(call,
                           {"backend_refused", "no slot is left: the VM was made with " +
                                                   std::to_string(spec.memory_slots()) + " (VmSpec.memory_slots)"});
-    if (book.dimm_bytes() + dimm.size_bytes > hotplug_region_bytes(spec))
+    // Not the region's size, which has a block to spare for the VMM's alignment.
+    const auto most = most_plugged_bytes(spec);
+    if (dimm.size_bytes > most - std::min(most, book.dimm_bytes()))
       return self->refuse(
           call,
           {"backend_refused", bytes_text(dimm.size_bytes) + " more than the " + bytes_text(book.acpi_total_bytes()) +

@@ -58,6 +58,56 @@ TEST_F(driver_rig, a_vmm_that_dies_inside_a_verb_answers_it) {
   news->await(v1::VmEvent::KIND_VMM_DIED);
 }
 
+// As above, at the other verbs: the request is on its way when the VMM ends, or falls silent over it.
+TEST_F(driver_rig, a_vmm_that_dies_or_hangs_inside_any_verb_answers_it) {
+  const auto resume = [this] {
+    good(ask(pause_call(true)));
+    return pause_call(false, 1'000);
+  };
+  const auto detach = [this] {
+    good(ask(attach_call("data")));
+    auto c = detach_call("data");
+    c.mutable_detach()->set_deadline_ms(1'000);
+    return c;
+  };
+  const auto attach = [this] {
+    auto c = attach_call("data");
+    c.mutable_attach()->set_deadline_ms(1'000);
+    return c;
+  };
+  const auto vcpus = [] {
+    auto c = vcpus_call(2);
+    c.mutable_set_vcpus()->set_deadline_ms(1'000);
+    return c;
+  };
+  const std::vector<std::pair<std::string, std::function<v1::BackendCall()>>> verbs{
+      {"vm.resize", vcpus},        {"vm.add-disk", attach}, {"vm.remove-device", detach},
+      {"vm.pause", [] { return pause_call(true, 1'000); }}, {"vm.resume", resume}};
+  for (const auto& [endpoint, call] : verbs)
+    for (const char* fault : {"crash=", "hang="}) {
+      SCOPED_TRACE(fault + endpoint);
+      faults(fault + endpoint);
+      const auto made = create(spec());
+      const auto answer = ask(call());
+      // A short deadline may be over, on a busy machine, before the process's end is seen.
+      EXPECT_TRUE(answer.error().code() == "outcome_unknown" ||
+                  (answer.error().code() == "vmm_died" && std::string_view{fault} == "crash="))
+          << answer.error().code() << ": " << answer.error().text();
+      EXPECT_EQ(destroy().state(), v1::VM_STATE_ABSENT);
+      EXPECT_TRUE(process_is_gone(made));
+    }
+}
+
+TEST_F(driver_rig, a_vmm_starts_with_one_arena_and_without_backtraces) {
+  ::setenv("RUST_BACKTRACE", "1", 1);
+  const auto made = create(spec());
+  ::unsetenv("RUST_BACKTRACE");
+  std::ifstream in{"/proc/" + std::to_string(made.vmm_pid()) + "/environ"};
+  const std::string environment{std::istreambuf_iterator<char>{in}, {}};
+  EXPECT_NE(environment.find("GLIBC_TUNABLES=glibc.malloc.arena_max=1"), std::string::npos);
+  EXPECT_EQ(environment.find("RUST_BACKTRACE"), std::string::npos);
+}
+
 TEST_F(driver_rig, one_that_dies_while_it_is_asked_to_make_the_vm_leaves_nothing) {
   for (const char* fault : {"crash=vmm.ping", "crash=vm.create", "crash=vm.boot", "garbage=vmm.ping"}) {
     faults(fault);

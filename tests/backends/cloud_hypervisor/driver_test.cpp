@@ -246,6 +246,19 @@ TEST_F(with_dimms, none_leaves_and_none_is_lied_about) {
   EXPECT_EQ(ask(dimm_call("huge", 64 * gib)).error().code(), "backend_refused");
 }
 
+TEST_F(with_dimms, none_goes_beyond_the_maximum) {
+  create(dimm_spec()); // 512 MiB at boot, 4 GiB at most
+  EXPECT_EQ(ask(dimm_call("more", 3712 * mib)).error().code(), "backend_refused");
+  good(ask(dimm_call("d", 128 * mib)));
+  EXPECT_EQ(ask(dimm_call("more", 3584 * mib)).error().code(), "backend_refused");
+  auto beyond_64_bits = ask(dimm_call("wraps", 0 - 128 * mib));
+  EXPECT_EQ(beyond_64_bits.error().code(), "backend_refused");
+  EXPECT_NE(beyond_64_bits.error().text().find("maximum of 4096 MiB"), std::string::npos)
+      << beyond_64_bits.error().text();
+  EXPECT_EQ(inspect().plugged_bytes(), 128 * mib);
+  EXPECT_EQ(good(ask(dimm_call("rest", 3456 * mib))).plugged_bytes(), 3584 * mib);
+}
+
 TEST_F(with_dimms, one_whose_reply_is_lost_is_found_by_the_next_look) {
   faults("drop_reply=vm.resize:1");
   create(dimm_spec());
