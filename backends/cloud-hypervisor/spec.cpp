@@ -93,6 +93,11 @@ problem refuse_payload(const v1::VmSpec& spec) {
                 "a disk to boot from"};
   if (spec.firmware_path().empty() && spec.kernel_path().empty())
     return {"invalid_argument", "neither kernel nor firmware is named: nothing could be booted"};
+  if (spec.architecture() == "aarch64" && spec.firmware_path().empty() &&
+      spec.memory_method() == v1::MEMORY_METHOD_DIMM && spec.max_bytes() > spec.boot_bytes())
+    return {"unsupported", "memory by DIMM on ARM64 without firmware: a directly booted kernel gets no ACPI there, on "
+                           "which DIMMs depend; use memory_method = \"virtio-mem\", or boot through UEFI (firmware = "
+                           "the path of CLOUDHV_EFI.fd) from a disk"};
   return {};
 }
 

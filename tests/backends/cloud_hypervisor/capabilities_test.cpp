@@ -99,5 +99,36 @@ TEST_F(driver_rig, an_arm64_host_is_told_what_it_can) {
   EXPECT_FALSE(answer.capabilities().vcpu_plug());
 }
 
+TEST_F(driver_rig, an_arm64_vm_grows_by_virtio_mem_and_refuses_what_it_cannot) {
+  driver_settings settings;
+  settings.host_architecture = "aarch64";
+  new_driver(settings);
+  faults("arch=aarch64");
+  auto s = spec();
+  s.set_architecture("aarch64");
+  s.set_memory_method(v1::MEMORY_METHOD_DIMM);
+  auto no_acpi = ask(create_call(s));
+  EXPECT_EQ(no_acpi.error().code(), "unsupported") << no_acpi.error().text();
+  EXPECT_NE(no_acpi.error().text().find("virtio-mem"), std::string::npos) << no_acpi.error().text();
+  EXPECT_EQ(inspect().state(), v1::VM_STATE_ABSENT);
+  s.set_memory_method(v1::MEMORY_METHOD_VIRTIO_MEM);
+  create(s);
+  auto vcpus = ask(vcpus_call(2));
+  EXPECT_EQ(vcpus.error().code(), "unsupported");
+  EXPECT_NE(vcpus.error().text().find("ARM64"), std::string::npos) << vcpus.error().text();
+  good(ask(virtio_call(256 * mib)));
+  until([](const auto& seen) { return seen.plugged_bytes() == 256 * mib; });
+}
+
+TEST_F(driver_rig, a_guest_that_takes_or_gives_only_a_part_is_told_as_it_is) {
+  faults("virtio_mem_most=128,virtio_mem_floor=64");
+  create(spec());
+  good(ask(virtio_call(512 * mib)));
+  EXPECT_EQ(until([](const auto& seen) { return seen.plugged_bytes() == 128 * mib; }).virtio_mem_requested_bytes(),
+            512 * mib);
+  good(ask(virtio_call(0)));
+  EXPECT_EQ(until([](const auto& seen) { return seen.plugged_bytes() == 64 * mib; }).virtio_mem_requested_bytes(), 0u);
+}
+
 } // namespace
 } // namespace caisson::cloud_hypervisor
