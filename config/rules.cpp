@@ -123,8 +123,9 @@ struct rules {
       refuse(
           hv, method == "dimm" ? "memory_method" : "enable_virtio_mem", hv, "firmware",
           "on ARM64 memory hotplug by DIMM needs UEFI firmware (ACPI depends on it), and none is set: set firmware "
-          "(Debian: "
-          "package qemu-efi-aarch64, /usr/share/AAVMF/AAVMF_CODE.fd), or enable_virtio_mem = true, which needs none");
+          "(Debian: package qemu-efi-aarch64, /usr/share/AAVMF/AAVMF_CODE.fd), or " +
+              std::string{method == "dimm" ? "memory_method = \"virtio-mem\"" : "enable_virtio_mem = true"} +
+              ", which needs none");
   }
 
   void machine() {

@@ -104,16 +104,26 @@ void end_operation(self_ptr self, const std::string& id) {
   });
 }
 
-/// Nobody wants the rest of a cancelled change of memory: its actor has taken the target back, and so does the record, on
-/// which the promise of the host's memory rests.
+/// Nobody wants the rest of a cancelled change: its actor has taken the target back, and so does the record, on which the
+/// promise of the host's memory rests.
 void take_target_back(self_ptr self, const std::string& id) {
   auto& st = self->state;
+  bool memory_wanted = false, vcpus_wanted = false; // by another one
   for (const auto& [other, running] : st.operations)
-    if (other != id && !ended(running.operation) && running.operation.memory_asked_bytes() > 0)
-      return; // it has a target of its own
-  for (const auto& part : st.operations[id].outcomes)
-    if (part.state() == v1::OPERATION_STATE_CANCELLED && part.memory().target_bytes() > 0)
+    if (other != id && !ended(running.operation)) {
+      memory_wanted = memory_wanted || running.operation.memory_asked_bytes() > 0;
+      vcpus_wanted = vcpus_wanted || running.operation.vcpus_asked() > 0;
+    }
+  for (const auto& part : st.operations[id].outcomes) {
+    if (part.state() != v1::OPERATION_STATE_CANCELLED)
+      continue;
+    if (!memory_wanted && part.memory().target_bytes() > 0)
       st.record.set_memory_target_bytes(part.memory().target_bytes());
+    if (!vcpus_wanted && part.vcpus().target() > 0) {
+      st.record.set_vcpu_target(part.vcpus().target());
+      st.record.set_vcpu_target_milli(part.vcpus().target_milli());
+    }
+  }
 }
 
 void part_ended(self_ptr self, const std::string& id, v1::HotplugOutcome outcome) {
@@ -174,8 +184,9 @@ void plan_parts(self_ptr self, const v1::ResizeSandbox& m,
     done();
   };
   auto refused = [g, done](const caf::error& why) {
-    if (!g->refused)
-      g->refused = make_error(to_proto(why, "planning the resize"));
+    const auto said = to_proto(why, "planning the resize");
+    g->refused = g->refused ? make_error(code_of(g->refused), text_of(g->refused) + "; and " + said.text())
+                            : make_error(said); // both parts are told at once
     done();
   };
   if (m.memory_bytes() > 0) {
@@ -399,6 +410,9 @@ void start_after_boot_operation(self_ptr self) {
   if (config.after_boot_memory_target_bytes() > st.record.spec().max_bytes())
     warn(self, fmt::format("the containers' limits come to {} bytes, above the maximum of {} bytes (default_maxmemory)",
                            config.after_boot_memory_target_bytes(), st.record.spec().max_bytes()));
+  if (config.after_boot_vcpu_target() > st.record.spec().max_vcpus())
+    warn(self, fmt::format("the containers' limits come to {} vCPUs, above the maximum of {} (default_maxvcpus)",
+                           config.after_boot_vcpu_target(), st.record.spec().max_vcpus()));
   self->request(caf::actor_cast<sandbox_actor>(self->ctrl()), st.set.verb_deadline * 4, m)
       .then([](const v1::Operation&) {}, [self](const caf::error& why) { warn(self, text_of(why)); });
 }

@@ -122,6 +122,16 @@ caf::error settle(v1::SandboxRecord& record, const v1::Capabilities& can) {
           "the VMM has no more DIMM slots");
     spec.set_memory_slots(can.dimm_max_slots());
   }
+  const auto& config = record.config().sandbox();
+  if (config.autosize() && spec.max_bytes() <= spec.boot_bytes())
+    adapt("runtime.caisson.memory_autosize", "true", "false",
+          "the sandbox can have no more memory than at boot (" + show_bytes(spec.boot_bytes()) + ")");
+  else if (config.autosize() && config.autosize_ceiling_bytes() > 0 &&
+           config.autosize_ceiling_bytes() < spec.boot_bytes())
+    adapt("runtime.caisson.memory_autosize_ceiling", fmt::to_string(config.autosize_ceiling_bytes() / mib),
+          fmt::to_string(spec.boot_bytes() / mib), "a sandbox never has less than at boot");
+  if (spec.free_page_reporting() && !can.free_page_reporting())
+    adapt("runtime.caisson.free_page_reporting", "true", "false", "this VMM has none");
   spec.set_free_page_reporting(spec.free_page_reporting() && can.free_page_reporting());
   spec.set_accelerator(can.accelerator());
   spec.set_modelled_memory(can.modelled_memory());

@@ -58,6 +58,12 @@ void judge(const state& st, const change& c, v1::HotplugOutcome& out) {
   out.set_why(std::move(why));
 }
 
+/// What the workload has: whole vCPUs, or the quota that holds it to a part of them.
+std::uint32_t has_milli(const state& st) {
+  const auto quota = st.now.quota_milli(), online = st.now.online() * 1000;
+  return quota > 0 && quota < online && online - quota < 1000 ? quota : online;
+}
+
 void finish(self_ptr self) {
   auto& st = self->state;
   auto c = std::move(*st.running);
@@ -67,7 +73,7 @@ void finish(self_ptr self) {
   out.set_operation_id(c.operation_id);
   judge(st, c, out);
   if (out.state() == v1::OPERATION_STATE_CANCELLED && !st.waiting)
-    set_target(st, st.now.online() * 1000); // nobody wants it any more
+    set_target(st, has_milli(st)); // nobody wants it any more
   *out.mutable_vcpus() = st.now;
   *out.mutable_plan() = c.plan;
   c.promise.deliver(std::move(out));

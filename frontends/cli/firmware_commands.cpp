@@ -58,6 +58,8 @@ std::string notes_of(const firmware::descriptor& d) {
 }
 
 int list(const command_context& c, const firmware_options& o) {
+  if (!o.architecture.empty())
+    wish_of(o);
   auto known = firmware::read_descriptors();
   auto items = json::array();
   std::vector<std::vector<std::string>> rows{{"ARCH", "CODE", "VARIABLES", "NOTES"}};
@@ -116,6 +118,9 @@ template <class F> firmware::images mended(F&& todo) {
 
 int check(const command_context& c, const firmware_options& o) {
   auto asked = wish_of(o);
+  if (o.code.empty())
+    fail("invalid_argument", "FIRMWARE is empty, which means none, and there is nothing to check; name an image, or "
+                             "leave it out for what \"auto\" takes");
   auto images = mended(
       [&] { return firmware::settle(asked, absolute(o.code), absolute(o.variables), firmware::read_descriptors()); });
   show_images(c, images, "# fits " + asked.architecture + " machines (" + asked.machine + ")\n");

@@ -177,9 +177,14 @@ std::string show_operation(const v1::Operation& o) {
 std::string show_plan(const v1::Operation& o) {
   std::string out;
   const auto& p = o.plan();
-  if (o.memory_asked_bytes() > 0)
-    out += fmt::format("memory      asked {}, would become {}\n", show_bytes(o.memory_asked_bytes()),
-                       show_bytes(p.memory_target_bytes() > 0 ? p.memory_target_bytes() : o.memory_target_bytes()));
+  if (o.memory_asked_bytes() > 0) {
+    const auto target = p.memory_target_bytes() > 0 ? p.memory_target_bytes() : o.memory_target_bytes();
+    auto reached = total(o.memory());
+    for (const auto& step : p.steps())
+      reached += step.grow() ? step.bytes() : 0 - step.bytes();
+    out += fmt::format("memory      asked {}, would become {}{}\n", show_bytes(o.memory_asked_bytes()), show_bytes(reached),
+                       reached == target ? "" : " of " + show_bytes(target));
+  }
   if (o.vcpus_asked() > 0)
     out += fmt::format("processors  asked {}, would become {}{}\n", asked_cpus(o),
                        p.vcpus_target() > 0 ? p.vcpus_target() : o.vcpus_asked(),
@@ -244,7 +249,7 @@ std::string show_event(const v1::Event& e) {
     out += " " + (e.sandbox_name().empty() ? e.sandbox_id() : e.sandbox_name());
   if (e.has_operation())
     out += "  " + show_operation_line(e.operation());
-  if (!e.text().empty())
+  if (!e.text().empty() && !(e.has_operation() && e.text() == e.operation().why()))
     out += "  " + escape_guest_text(e.text(), 1000);
   if (e.lagged() > 0)
     out += fmt::format("  {} events were dropped; --from {} gives them", e.lagged(),

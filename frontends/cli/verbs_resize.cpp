@@ -12,7 +12,7 @@ namespace caisson::cli {
 namespace {
 
 struct resize_options {
-  std::string sandbox, memory, cpus;
+  std::string sandbox, memory, cpus, deadline;
   bool dry_run = false, no_wait = false;
 };
 
@@ -46,6 +46,12 @@ int resize_verb(const command_context& c, const resize_options& r) {
       request.set_vcpus(milli / 1000);
     else
       request.set_vcpus_milli(milli);
+  }
+  if (!r.deadline.empty()) {
+    const auto ms = number_argument("--deadline-ms", r.deadline);
+    if (ms == 0 || ms > UINT32_MAX)
+      fail("invalid_argument", "--deadline-ms: " + r.deadline + " is not between 1 and 4294967295");
+    request.set_deadline_ms(static_cast<std::uint32_t>(ms));
   }
   auto engine = c.engine();
   progress shown{"resizing " + r.sandbox, c.global.json};
@@ -101,6 +107,8 @@ void add_resize_verb(CLI::App& app, command_context& c) {
                     "memory_autosize_* say")
       ->type_name("SIZE|auto");
   verb->add_option("--cpus", r->cpus, "How many processors are to be online; 1.5 is two and a quota")->type_name("N");
+  verb->add_option("--deadline-ms", r->deadline, "How long it may take; then it ends where it is, and says so")
+      ->type_name("MS");
   verb->add_flag("--dry-run", r->dry_run, "Show the plan, change nothing");
   verb->add_flag("--no-wait", r->no_wait, "Print the operation's id and return; status and events tell its end");
   verb->callback([&c, r] { c.action = [&c, r] { return resize_verb(c, *r); }; });

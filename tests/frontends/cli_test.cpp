@@ -312,6 +312,9 @@ TEST_F(cli_test, resize_waits_for_the_end_and_shows_the_figures) {
   got = caisson({"resize", "a", "--memory", "1.5G", "--no-wait"});
   EXPECT_EQ(got.out, "op-1\n");
   EXPECT_TRUE(service_.noted("resize a 1610612736 0"));
+  got = caisson({"resize", "a", "--memory", "1G", "--deadline-ms", "0"});
+  EXPECT_EQ(got.status, 2);
+  EXPECT_NE(got.err.find("--deadline-ms"), std::string::npos) << got.err;
   got = caisson({"resize", "a", "--memory", "1G", "--dry-run"});
   EXPECT_EQ(got.status, 0);
   EXPECT_NE(got.out.find("nothing was changed"), std::string::npos);

@@ -151,6 +151,37 @@ TEST_F(small_host, a_growth_is_refused_before_anything_is_plugged_and_a_dry_run_
   EXPECT_EQ(promised(), 512 * mib + overhead);
 }
 
+TEST_F(small_host, both_parts_of_a_resize_that_cannot_be_are_told_at_once) {
+  start(8 * gib);
+  ASSERT_TRUE(create("a", 512 * mib).value());
+  v1::ResizeSandbox m;
+  m.set_sandbox("a");
+  m.set_memory_bytes(64 * mib);
+  m.set_vcpus(4000);
+  const auto said = text_of(ask<v1::Operation>(m).error());
+  EXPECT_NE(said.find("memory target"), std::string::npos) << said;
+  EXPECT_NE(said.find("4000 vCPUs"), std::string::npos) << said;
+}
+
+TEST_F(small_host, nobody_wants_the_vcpus_of_a_cancelled_resize) {
+  start(8 * gib);
+  ASSERT_TRUE(create("a", 512 * mib).value());
+  const auto max = status("a").vcpus().max();
+  ASSERT_GT(max, 1u);
+  v1::ResizeSandbox m;
+  m.set_sandbox("a");
+  m.set_vcpus(max);
+  const auto begun = ask<v1::Operation>(m);
+  ASSERT_TRUE(begun.value()) << text_of(begun.error());
+  v1::CancelOperation stop;
+  stop.set_operation_id(begun->id());
+  const auto ended = ask<v1::Operation>(stop);
+  ASSERT_TRUE(ended.value());
+  EXPECT_EQ(ended->state(), v1::OPERATION_STATE_CANCELLED);
+  EXPECT_LT(status("a").vcpus().online(), max);
+  EXPECT_EQ(status("a").vcpus().target(), status("a").vcpus().online());
+}
+
 TEST_F(small_host, what_runs_keeps_its_memory_after_a_restart_even_where_the_host_has_less) {
   start(4 * gib);
   ASSERT_TRUE(create("a", gib).value());

@@ -196,6 +196,8 @@ TEST_F(arm64, firmware_commands_need_no_engine) {
   EXPECT_NE(wrong.status, 0);
   EXPECT_NE(wrong.err.find("qemu-efi-aarch64"), wrong.err.npos) << wrong.err;
   EXPECT_EQ(firmware({"check", "--arch", "vax"}).status, 2);
+  EXPECT_EQ(firmware({"list", "--arch", "arm64"}).status, 2);
+  EXPECT_EQ(firmware({"check", "--arch", "aarch64", ""}).status, 2);
   EXPECT_FALSE(fs::exists(directory + "/u/engine.sock"));
 }
 

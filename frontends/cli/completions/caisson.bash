@@ -58,7 +58,7 @@ _caisson() {
   run) options='--config --name --detach --memory --cpus --memory-method --arch --hypervisor --no-guest-build --annotation --interactive --terminal
     --env --workdir' ;;
   exec) options='--interactive --terminal --env --workdir' ;;
-  resize) options='--memory --cpus --dry-run --no-wait' ;;
+  resize) options='--memory --cpus --deadline-ms --dry-run --no-wait' ;;
   operation) options='--cancel' ;;
   stop) options='--grace-ms' ;;
   rm) options='--only-stopped' ;;

@@ -45,6 +45,7 @@ complete -c caisson -n '__fish_seen_subcommand_from run exec' -s i -l interactiv
 complete -c caisson -n '__fish_seen_subcommand_from run exec' -s t -l terminal -d 'Give the command a terminal'
 complete -c caisson -n '__fish_seen_subcommand_from run exec' -s e -l env -x -d 'NAME=VALUE'
 complete -c caisson -n '__fish_seen_subcommand_from run exec' -s w -l workdir -x -d 'Working directory'
+complete -c caisson -n '__fish_seen_subcommand_from resize' -l deadline-ms -x -d 'How long it may take'
 complete -c caisson -n '__fish_seen_subcommand_from resize' -l dry-run -d 'Show the plan'
 complete -c caisson -n '__fish_seen_subcommand_from resize' -l no-wait -d 'Return at once'
 complete -c caisson -n '__fish_seen_subcommand_from operation' -l cancel -d 'Stop it where it is'

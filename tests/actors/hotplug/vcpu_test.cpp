@@ -237,6 +237,25 @@ TEST_F(hotplug_scene, giving_back_lowers_the_quota_then_takes_offline_then_unplu
   EXPECT_EQ(vm->agent_asked.back(), "quota 0");
 }
 
+TEST_F(hotplug_scene, cancelled_the_target_is_what_the_workload_has) {
+  vm->features.set_workload_cgroup(true);
+  up();
+  auto a = set_vcpus_milli(1500);
+  until(a);
+  ASSERT_EQ(a->state(), v1::OPERATION_STATE_CONVERGED) << a->why();
+  vm->cpus_most = 2;
+  auto b = set_vcpus(4, "op2");
+  sys.run_for(500ms);
+  v1::CancelOperation m;
+  m.set_operation_id("op2");
+  sys.ask<v1::VcpuStatus>(vcpus, m);
+  until(b);
+  EXPECT_EQ(b->state(), v1::OPERATION_STATE_CANCELLED);
+  EXPECT_EQ(b->vcpus().online(), 2u);
+  EXPECT_EQ(b->vcpus().quota_milli(), 1500u);
+  EXPECT_EQ(b->vcpus().target_milli(), 1500u) << "nobody wants more, and the quota still stands";
+}
+
 TEST_F(hotplug_scene, a_part_of_a_vcpu_needs_a_guest_with_a_cgroup) {
   up();
   auto a = set_vcpus_milli(1500);

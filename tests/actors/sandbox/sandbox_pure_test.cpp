@@ -148,6 +148,30 @@ TEST(settle, reports_every_figure_that_the_vmm_cannot_have) {
   EXPECT_EQ(r.config().adaptations(1).used(), "8");
 }
 
+TEST(settle, tells_of_automatic_memory_that_has_nothing_to_do) {
+  for (const auto& [boot, key] : {std::pair{4096 * mib, "runtime.caisson.memory_autosize"},
+                                  std::pair{2048 * mib, "runtime.caisson.memory_autosize_ceiling"}}) {
+    auto r = record();
+    r.mutable_config()->mutable_sandbox()->set_autosize(true);
+    r.mutable_config()->mutable_sandbox()->set_autosize_ceiling_bytes(1536 * mib);
+    r.mutable_request()->set_memory_bytes(boot);
+    ASSERT_FALSE(build_spec(r, guest, {"/run"}));
+    ASSERT_FALSE(settle(r, capabilities()));
+    ASSERT_EQ(r.config().adaptations_size(), 1);
+    EXPECT_EQ(r.config().adaptations(0).key(), key);
+  }
+}
+
+TEST(settle, tells_of_free_page_reporting_that_the_vmm_lacks) {
+  auto r = record();
+  r.mutable_config()->mutable_sandbox()->set_free_page_reporting(true);
+  ASSERT_FALSE(build_spec(r, guest, {"/run"}));
+  ASSERT_FALSE(settle(r, capabilities()));
+  EXPECT_FALSE(r.spec().free_page_reporting());
+  ASSERT_EQ(r.config().adaptations_size(), 1);
+  EXPECT_EQ(r.config().adaptations(0).used(), "false");
+}
+
 TEST(settle, leaves_no_room_for_vcpus_that_cannot_be_plugged) {
   auto r = record();
   ASSERT_FALSE(build_spec(r, guest, {"/run"}));
