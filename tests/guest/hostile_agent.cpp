@@ -8,15 +8,19 @@
 #include "guest/agent/uevents.hpp"
 #include "guest/protocol/guest_session.hpp"
 
+#include <fcntl.h>
 #include <signal.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 
 // caisson-hostile-agent: a guest whose agent does what no agent should. Which of it stands on the kernel command line:
 //
@@ -26,6 +30,9 @@
 //   caisson.hostile=flood    greets and answers, between notices without end
 //   caisson.hostile=garbage  greets, then sends bytes that are no frames
 //   caisson.hostile=overrun  greets; a command's output comes without regard to credit
+//   caisson.hostile=press    greets and answers, is always short of memory, and says so without end
+//   caisson.hostile=grab     greets and answers; from its first command on it writes to every page where memory could be
+//                            plugged (kernel parameter module_blacklist=virtio_mem: else the driver holds that place)
 //
 // As an ordinary process (tests): caisson-hostile-agent --test-socket FD MODE.
 namespace {
@@ -35,6 +42,76 @@ using namespace caisson::agent;
 using guest_protocol::guest_session;
 
 constexpr std::uint64_t exbibyte = std::uint64_t{1} << 60;
+constexpr std::uint64_t pressing_available_bytes = 48 << 20; // with less a guest could not take memory in
+
+struct region {
+  std::uint64_t at = 0, bytes = 0;
+};
+
+// Where memory may be plugged, as the firmware tells every kernel: the SRAT's entries of memory that is hotpluggable.
+region hotplug_region() {
+  const auto table = read_file("/sys/firmware/acpi/tables/SRAT");
+  constexpr std::size_t header = 48, entry_bytes = 40;
+  constexpr char memory_affinity = 1;
+  constexpr std::uint32_t enabled_and_hotpluggable = 3;
+  region largest;
+  for (std::size_t at = header; at + 2 <= table.size();) {
+    const std::size_t length = static_cast<unsigned char>(table[at + 1]);
+    if (length < 2)
+      break;
+    if (table[at] == memory_affinity && length >= entry_bytes && at + length <= table.size()) {
+      region found;
+      std::uint32_t flags = 0;
+      std::memcpy(&found.at, &table[at + 8], sizeof found.at);
+      std::memcpy(&found.bytes, &table[at + 16], sizeof found.bytes);
+      std::memcpy(&flags, &table[at + 28], sizeof flags);
+      if ((flags & enabled_and_hotpluggable) == enabled_and_hotpluggable && found.bytes > largest.bytes)
+        largest = found;
+    }
+    at += length;
+  }
+  return largest;
+}
+
+// Writes to memory that the guest was not given, past every driver: the machine's own addresses, by /dev/mem.
+class grabber {
+public:
+  explicit grabber(event_loop& loop) : loop_{loop} {}
+
+  void begin() {
+    if (memory_)
+      return;
+    left_ = hotplug_region();
+    memory_ = unique_fd{::open("/dev/mem", O_RDWR | O_CLOEXEC)};
+    if (!memory_)
+      return report("cannot open /dev/mem", errno);
+    if (left_.bytes == 0)
+      return report("the firmware tells of no memory that could be plugged");
+    report("grabbing " + std::to_string(left_.bytes) + " bytes at " + std::to_string(left_.at));
+    go_on();
+  }
+
+private:
+  void go_on() {
+    constexpr std::uint64_t piece = 16 << 20, page = 4096;
+    const auto bytes = std::min(piece, left_.bytes);
+    if (bytes == 0)
+      return report("grabbed all of it");
+    void* const at = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, memory_.get(), static_cast<off_t>(left_.at));
+    if (at == MAP_FAILED)
+      return report("cannot map memory that was not plugged", errno);
+    for (std::uint64_t i = 0; i < bytes; i += page)
+      static_cast<volatile char*>(at)[i] = 1;
+    ::munmap(at, bytes);
+    left_.at += bytes;
+    left_.bytes -= bytes;
+    loop_.after(std::chrono::milliseconds{0}, [this] { go_on(); });
+  }
+
+  event_loop& loop_;
+  unique_fd memory_;
+  region left_;
+};
 
 class hostile_agent {
 public:
@@ -85,6 +162,20 @@ private:
     *hello.mutable_features() = read_features();
     session_.send_hello(std::move(hello));
     greeted_ = true;
+    if (mode_ == "press" && !std::exchange(pressing_, true))
+      press();
+  }
+
+  // Far oftener than a kernel would, and not so often that its own answers come late.
+  void press() {
+    if (greeted_) {
+      v1::AgentNotice notice;
+      notice.mutable_pressure()->set_stalled_us(++count_ * 1'000'000);
+      notice.mutable_pressure()->set_some_avg10_centi(10'000);
+      *notice.mutable_pressure()->mutable_memory() = memory(mem_total_bytes());
+      session_.send_notice(std::move(notice));
+    }
+    loop_.after(std::chrono::milliseconds{20}, [this] { press(); });
   }
 
   v1::MemoryFacts memory(std::uint64_t claimed) const {
@@ -94,6 +185,8 @@ private:
       facts.set_mem_available_bytes(exbibyte);
       facts.set_online_blocks(~0u);
     }
+    if (mode_ == "press")
+      facts.set_mem_available_bytes(pressing_available_bytes);
     return facts;
   }
 
@@ -143,6 +236,8 @@ private:
       overrun_stream_ = exec.stdout_stream();
       return;
     }
+    if (mode_ == "grab")
+      grabber_.begin();
     for (const auto stream : {exec.stdout_stream(), exec.stderr_stream()}) {
       session_.add_output(stream);
       session_.close(stream);
@@ -180,9 +275,11 @@ private:
 
   std::string mode_;
   event_loop loop_;
+  grabber grabber_{loop_};
   guest_session session_;
   std::optional<transport> transport_;
   bool greeted_ = false;
+  bool pressing_ = false;
   std::uint64_t count_ = 0;
   std::uint64_t pieces_ = 0;
   std::uint32_t overrun_stream_ = 0;
@@ -213,7 +310,10 @@ int main(int argc, char** argv) {
     return 2;
   set_is_init(true);
   mount_file_systems();
-  hostile_agent agent{mode_of(read_file("/proc/cmdline"))};
+  const auto mode = mode_of(read_file("/proc/cmdline"));
+  if (mode == "press")
+    online_new_memory(); // so that it has what it is given, and wants more
+  hostile_agent agent{mode};
   const auto look = [&] {
     if (const auto device = find_port(guest_protocol::port_name); !agent.serving() && !device.empty())
       if (auto port = open_port(device))

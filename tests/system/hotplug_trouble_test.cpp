@@ -1,9 +1,8 @@
 // What goes wrong while memory comes and goes, on real guests, each with one of its own: QEMU is killed, the guest
-// boots, refuses, lacks the driver, lies, or falls silent. Whatever happens the operation ends, says why, and no figure
+// boots, refuses, or lacks the driver. (Guests that mean ill: hotplug_hostile_test.cpp.) Whatever happens the operation ends, says why, and no figure
 // is one that nobody read.
 
 #include <csignal>
-#include <filesystem>
 
 #include "tests/system/hotplug_rig.hpp"
 
@@ -220,46 +219,6 @@ std::string name_of(const ::testing::TestParamInfo<machine>& info) {
 
 INSTANTIATE_TEST_SUITE_P(x86_64, own_guest, ::testing::Values(x86_dimm, x86_virtio), name_of);
 INSTANTIATE_TEST_SUITE_P(aarch64, own_guest, ::testing::Values(arm_dimm, arm_virtio), name_of);
-
-// A guest whose agent lies, stalls or floods (guest-hostile), asked for more memory.
-struct hostile_guest : ::testing::TestWithParam<const char*> {};
-
-TEST_P(hostile_guest, gains_nothing_beyond_its_target) {
-  const std::string image = CAISSON_HOSTILE_GUEST;
-  if (!std::filesystem::exists(image + "/manifest.json"))
-    GTEST_SKIP() << "there is no guest in " << image << ": build the target hostile_guest_image";
-  if (auto why = unavailable(x86_virtio); !why.empty())
-    GTEST_SKIP() << why;
-  std::vector<machine> machines{x86_dimm};
-  if (std::string{GetParam()} == "lie")
-    machines.push_back(x86_virtio);
-  for (const auto& on : machines) {
-    hotplug_rig rig;
-    auto made = rig.create({.on = on,
-                            .name = "a",
-                            .boot_mib = 256,
-                            .more = std::string{"kernel_params = \"caisson.hostile="} + GetParam() + "\"\n",
-                            .guest = image});
-    if (auto* why = std::get_if<v1::Error>(&made)) {
-      EXPECT_FALSE(why->text().empty()); // it was found out before it ran
-      continue;
-    }
-    auto o = rig.resize("a", 1024 * mib);
-    if (o.state() != v1::OPERATION_STATE_CONVERGED) {
-      EXPECT_FALSE(o.why().empty());
-    }
-    const auto s = rig.status("a");
-    EXPECT_LE(s.memory().boot_bytes() + s.memory().plugged_bytes(), 1024 * mib) << on.name;
-    EXPECT_LE(s.memory().target_bytes(), 1024 * mib) << on.name;
-    if (on.dimm()) {
-      EXPECT_EQ(rig.mapped_by(s.vmm_pid()), s.memory().boot_bytes() + s.memory().plugged_bytes())
-          << "the figure is the VMM's, whatever the guest claims";
-    }
-  }
-}
-
-INSTANTIATE_TEST_SUITE_P(agent, hostile_guest, ::testing::Values("lie", "stall", "silent", "flood", "garbage"),
-                         [](const auto& of) { return std::string{of.param}; });
 
 } // namespace
 } // namespace caisson::test
