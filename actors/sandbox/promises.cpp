@@ -171,9 +171,9 @@ void explain_end(self_ptr self, std::string why, std::function<void(std::string)
           [self, why, then](const v1::CgroupFollowed& seen) {
             if (seen.path().empty() || seen.why_not().empty())
               return then(why);
-            then(fmt::format("{}; it took more of the host's memory than it was promised ({} for its target and the VMM, "
-                             "and {} for short): {}. Either its guest wrote to memory that was not plugged for it, or the "
-                             "VMM needs more than is reckoned for it",
+            then(fmt::format("{}; it took more of the host's memory than it was promised ({} for its target and the "
+                             "VMM, and {} for short): {}. Either its guest wrote to memory that was not plugged for it, "
+                             "or the VMM needs more than is reckoned for it",
                              why, show_bytes(needed(self)), show_bytes(budget::limit_slack_bytes(figures(self))),
                              seen.why_not()));
           },

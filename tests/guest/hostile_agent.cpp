@@ -31,8 +31,8 @@
 //   caisson.hostile=garbage  greets, then sends bytes that are no frames
 //   caisson.hostile=overrun  greets; a command's output comes without regard to credit
 //   caisson.hostile=press    greets and answers, is always short of memory, and says so without end
-//   caisson.hostile=grab     greets and answers; from its first command on it writes to every page where memory could be
-//                            plugged (kernel parameter module_blacklist=virtio_mem: else the driver holds that place)
+//   caisson.hostile=grab     greets and answers; from its first command on it writes to every page where memory could
+//                            be plugged (needs module_blacklist=virtio_mem, else the driver holds that place)
 //
 // As an ordinary process (tests): caisson-hostile-agent --test-socket FD MODE.
 namespace {
@@ -97,7 +97,8 @@ private:
     const auto bytes = std::min(piece, left_.bytes);
     if (bytes == 0)
       return report("grabbed all of it");
-    void* const at = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, memory_.get(), static_cast<off_t>(left_.at));
+    const auto offset = static_cast<off_t>(left_.at);
+    void* const at = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, memory_.get(), offset);
     if (at == MAP_FAILED)
       return report("cannot map memory that was not plugged", errno);
     for (std::uint64_t i = 0; i < bytes; i += page)

@@ -1,5 +1,5 @@
-// Guests that mean ill (guest-hostile): whose agent lies, stalls or floods, that write to memory which was not plugged for
-// them, that say without end how short of memory they are. None gets beyond its target.
+// Guests that mean ill (guest-hostile): whose agent lies, stalls or floods, that write to memory which was not plugged,
+// that say without end how short of memory they are. None gets beyond its target.
 
 #include <poll.h>
 
@@ -39,7 +39,7 @@ std::uint64_t pss_bytes(std::int64_t pid) {
   return 0;
 }
 
-/// Where its sandbox's cgroup has put the VMM: the directory and the limit's file, or nothing where the host gives none.
+/// The cgroup that bounds a sandbox's VMM.
 struct bounds {
   std::string directory, limit_file, usage_file;
   std::uint64_t limit_bytes() const { return number(limit_file); }
@@ -56,7 +56,8 @@ std::optional<bounds> bounds_of(const v1::SandboxStatus& s) {
     if (!line.ends_with("/caisson-" + s.id()))
       continue;
     const bool unified = line.starts_with("0::");
-    const auto directory = std::string{unified ? "/sys/fs/cgroup" : "/sys/fs/cgroup/memory"} + line.substr(line.find('/'));
+    const std::string root = unified ? "/sys/fs/cgroup" : "/sys/fs/cgroup/memory";
+    const auto directory = root + line.substr(line.find('/'));
     return bounds{directory, directory + (unified ? "/memory.max" : "/memory.limit_in_bytes"),
                   directory + (unified ? "/memory.current" : "/memory.usage_in_bytes")};
   }
