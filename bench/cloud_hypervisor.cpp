@@ -8,7 +8,12 @@
 #include <filesystem>
 #include <functional>
 #include <iostream>
+#include <map>
 #include <nlohmann/json.hpp>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <vector>
 
 #include "backends/cloud-hypervisor/spec.hpp"
 #include "bench/cloud_raw.hpp"
@@ -28,23 +33,15 @@ constexpr std::uint64_t sizes_mib[] = {128, 1024, 4096};
 constexpr double ratio_bound = 1.25, slack_ms = 30;
 constexpr int end_within_ms = 30'000;
 
-[[noreturn]] void fail(const std::string& what) {
-  std::cerr << "bench_cloud_hypervisor: " << what << '\n';
-  std::exit(1);
-}
-
 std::string text_of(std::uint64_t size_mib) {
   return size_mib < 1024 ? fmt::format("{} MiB", size_mib) : fmt::format("{} GiB", size_mib / 1024);
 }
 
-/// One row: what both sides took, or why it was not measured.
+/// What both sides took for one verb.
 struct measured {
   series raw, ours;
-  std::string why_not;
 
   json row(const std::string& what) const {
-    if (!why_not.empty() || raw.values.empty())
-      return {{"what", what}, {"not_measured", why_not}};
     const auto ratio = ours.median() / raw.median();
     return {{"what", what},
             {"raw_ms", raw.median()},
@@ -128,7 +125,8 @@ private:
 class our_side {
 public:
   our_side(tests::rig& on, v1::VmSpec spec)
-      : on_{on}, spec_{std::move(spec)}, backend_{on.backend(spec_.sandbox_id(), std::make_shared<tests::news_box>())} {}
+      : on_{on}, spec_{std::move(spec)}, backend_{on.backend(spec_.sandbox_id(), std::make_shared<tests::news_box>())} {
+  }
 
   std::string start() {
     v1::CreateVm m;
@@ -169,7 +167,8 @@ private:
     m.set_sandbox_id(spec_.sandbox_id());
     return m;
   }
-  static std::string check(const tests::reply<v1::VmObserved>& r, const std::function<bool(const v1::VmObserved&)>& fits) {
+  static std::string check(const tests::reply<v1::VmObserved>& r,
+                           const std::function<bool(const v1::VmObserved&)>& fits) {
     return r && fits(*r.value) ? "" : "through the backend: " + r.text();
   }
 
@@ -180,96 +179,88 @@ private:
   int dimms_ = 0;
 };
 
-/// Whichever side went first the last time goes second now.
-class turns {
-public:
-  void begin_with_raw(bool first) { raw_first_ = first; }
-  /// False: one side did not do it, which `into` then says.
-  bool both(measured& into, raw_side& raw, our_side& ours, const auto& verb) {
-    double took[2] = {0, 0};
-    std::string why;
-    const auto one = [&](int index, auto& side) {
-      const auto t = clock_type::now();
-      auto said = verb(side);
-      took[index] = ms_since(t);
-      if (why.empty())
-        why = std::move(said);
-    };
-    if (raw_first_) {
-      one(0, raw);
-      one(1, ours);
+/// What is measured in a VM's life, in its order.
+template <class Side> std::vector<std::pair<std::string, std::function<std::string(Side&)>>> life_of(bool dimm) {
+  std::vector<std::pair<std::string, std::function<std::string(Side&)>>> verbs;
+  verbs.emplace_back("start: spawned to booted", [](Side& side) { return side.start(); });
+  std::uint64_t total = boot;
+  for (auto size : sizes_mib) {
+    if (dimm) {
+      total += size * mib;
+      verbs.emplace_back("ACPI +" + text_of(size), [total](Side& side) { return side.acpi(total); });
     } else {
-      one(1, ours);
-      one(0, raw);
+      verbs.emplace_back("virtio-mem +" + text_of(size), [size](Side& side) { return side.virtio_mem(size * mib); });
+      verbs.emplace_back("virtio-mem -" + text_of(size), [](Side& side) { return side.virtio_mem(0); });
     }
-    raw_first_ = !raw_first_;
-    if (!why.empty()) {
-      into.why_not = why;
-      return false;
-    }
-    into.raw.add(took[0]);
-    into.ours.add(took[1]);
-    return true;
   }
+  if (dimm)
+    verbs.emplace_back("vCPUs 1 to 2", [](Side& side) { return side.vcpus(2); });
+  verbs.emplace_back("end: asked to gone", [](Side& side) { return side.end(); });
+  return verbs;
+}
 
-private:
-  bool raw_first_ = true;
-};
+/// In ms, a number for each verb that the side did. A verb that failed is named in `why_not`.
+template <class Side>
+std::map<std::string, double> live(Side& side, bool dimm, std::map<std::string, std::string>& why_not) {
+  std::map<std::string, double> took;
+  for (const auto& [what, verb] : life_of<Side>(dimm)) {
+    const auto t = clock_type::now();
+    auto why = verb(side);
+    const auto ms = ms_since(t);
+    if (why.empty())
+      took[what] = ms;
+    else if (took.empty())
+      throw std::runtime_error{"no VM can be started: " + why};
+    else
+      why_not.emplace(what, std::move(why));
+  }
+  return took;
+}
 
+// One VM at a time: where a guest gets nowhere its vCPU spins, and a second one would take the last free core from
+// whichever side is being measured.
 json measure(const tests::kind& k, int pairs) {
   const bool dimm = k.method == v1::MEMORY_METHOD_DIMM;
   tests::rig on{k};
   if (auto can = on.describe(); !can)
-    fail("the backend cannot be described: " + can.text());
+    throw std::runtime_error{"the backend cannot be described: " + can.text()};
   std::uint64_t most = boot;
   for (auto size : sizes_mib)
     most = dimm ? most + size * mib : boot + size * mib;
-  const auto raw_directory = fs::path{on.spec("model", most, 8, 2).run_directory()}.parent_path().parent_path().string() + "/raw";
-  turns turn;
-  measured start, vcpus, end;
-  measured up[std::size(sizes_mib)], down[std::size(sizes_mib)];
-  // The first pair warms the host's caches and is not counted.
+  std::map<std::string, measured> rows;
+  std::map<std::string, std::string> why_not;
   for (int i = 0; i <= pairs; ++i) {
-    if (i == 1) {
-      start = vcpus = end = {};
-      for (std::size_t n = 0; n < std::size(sizes_mib); ++n)
-        up[n] = down[n] = {};
-    }
-    turn.begin_with_raw(i % 2 == 0); // the number of verbs in a life may be even
     const auto spec = on.spec(fmt::format("bench-{}", i), most, 8, 2);
-    raw_side raw{spec, raw_directory};
-    our_side ours{on, spec};
-    if (!turn.both(start, raw, ours, [](auto& side) { return side.start(); }))
-      fail("no VM can be started: " + start.why_not);
-    std::uint64_t total = boot;
-    bool goes = true;
-    for (std::size_t n = 0; goes && n < std::size(sizes_mib); ++n) {
-      const auto bytes = sizes_mib[n] * mib;
-      if (dimm) {
-        total += bytes;
-        goes = turn.both(up[n], raw, ours, [&](auto& side) { return side.acpi(total); });
-      } else {
-        goes = turn.both(up[n], raw, ours, [&](auto& side) { return side.virtio_mem(bytes); }) &&
-               turn.both(down[n], raw, ours, [&](auto& side) { return side.virtio_mem(0); });
+    std::map<std::string, double> raw_took, our_took;
+    const auto raw_life = [&] {
+      raw_side raw{spec, fs::path{spec.run_directory()}.parent_path().parent_path().string() + "/raw"};
+      raw_took = live(raw, dimm, why_not);
+    };
+    const auto our_life = [&] {
+      our_side ours{on, spec};
+      our_took = live(ours, dimm, why_not);
+    };
+    if (i % 2 == 0)
+      raw_life();
+    our_life();
+    if (i % 2 != 0)
+      raw_life();
+    if (i == 0)
+      continue; // warms the host's caches
+    for (const auto& [what, ms] : raw_took)
+      if (our_took.contains(what)) {
+        rows[what].raw.add(ms);
+        rows[what].ours.add(our_took[what]);
       }
-    }
-    if (goes && dimm)
-      turn.both(vcpus, raw, ours, [](auto& side) { return side.vcpus(2); });
-    turn.both(end, raw, ours, [](auto& side) { return side.end(); });
   }
-  auto rows = json::array();
-  if (dimm)
-    rows.push_back(start.row("start: spawned to booted"));
-  for (std::size_t n = 0; n < std::size(sizes_mib); ++n) {
-    rows.push_back(up[n].row(fmt::format("{} +{}", dimm ? "ACPI" : "virtio-mem", text_of(sizes_mib[n]))));
-    if (!dimm)
-      rows.push_back(down[n].row(fmt::format("virtio-mem -{}", text_of(sizes_mib[n]))));
+  auto out = json::array();
+  for (const auto& [what, ignored] : life_of<raw_side>(dimm)) {
+    if (const auto why = why_not.find(what); why != why_not.end())
+      out.push_back({{"what", what}, {"not_measured", why->second}});
+    else
+      out.push_back(rows[what].row(what));
   }
-  if (dimm) {
-    rows.push_back(vcpus.row("vCPUs 1 to 2"));
-    rows.push_back(end.row("end: asked to gone"));
-  }
-  return rows;
+  return out;
 }
 
 } // namespace
@@ -280,8 +271,9 @@ int main(int argc, char** argv) {
     if (std::string{argv[i]} == "--pairs" && i + 1 < argc)
       pairs = std::max(1, std::atoi(argv[++i]));
     else {
-      std::cerr << "bench_cloud_hypervisor: unknown word " << argv[i]
-                << "; usage: bench_cloud_hypervisor [--pairs N]; CH_BIN names the VMM, else it is looked up on the PATH\n";
+      std::cerr
+          << "bench_cloud_hypervisor: unknown word " << argv[i]
+          << "; usage: bench_cloud_hypervisor [--pairs N]; CH_BIN names the VMM, else it is looked up on the PATH\n";
       return 2;
     }
   }
@@ -293,8 +285,16 @@ int main(int argc, char** argv) {
       out.push_back({{"what", "Cloud Hypervisor"}, {"not_measured", missing}});
       break;
     }
-    for (auto& row : measure(k, pairs))
-      out.push_back(std::move(row));
+    const char* method = k.method == v1::MEMORY_METHOD_DIMM ? " (ACPI)" : " (virtio-mem)";
+    try {
+      for (auto& row : measure(k, pairs)) {
+        if (const auto what = row["what"].get<std::string>(); what.find(':') != what.npos)
+          row["what"] = what + method;
+        out.push_back(std::move(row));
+      }
+    } catch (const std::exception& e) {
+      out.push_back({{"what", std::string{"Cloud Hypervisor"} + method}, {"not_measured", e.what()}});
+    }
   }
   std::cout << out.dump(2) << '\n';
 }

@@ -24,7 +24,8 @@ constexpr int connect_attempts = 10'000; // a millisecond between two
 } // namespace
 
 cloud_raw::cloud_raw(const std::string& program, const std::string& socket) : socket_{socket} {
-  std::vector<std::string> words{program, "--api-socket", "path=" + socket, "--event-monitor", "path=" + socket + "-events"};
+  std::vector<std::string> words{program, "--api-socket", "path=" + socket, "--event-monitor",
+                                 "path=" + socket + "-events"};
   std::vector<char*> argv;
   for (auto& word : words)
     argv.push_back(word.data());
