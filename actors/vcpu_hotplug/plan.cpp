@@ -21,9 +21,10 @@ std::variant<plan, refusal> make_plan(const situation& s, std::uint32_t target, 
     return refusal{ec::invalid_argument, "a target of 0 vCPUs: a guest needs at least 1"};
   if (target > s.max)
     return refusal{ec::out_of_range,
-                   fmt::format("a target of {} vCPUs: the sandbox may have at most {}. Ask for less, or start "
-                               "it again with a larger default_maxvcpus",
-                               target, s.max)};
+                   fmt::format("a target of {} vCPUs: the sandbox may have at most {}{}. Ask for less, or start "
+                               "it again with a larger {}",
+                               target, s.max, s.can_plug ? "" : ", and this VMM cannot plug more",
+                               s.can_plug ? "default_maxvcpus" : "default_vcpus")};
   plan p;
   p.target = target;
   p.quota_milli = quota_milli;

@@ -37,6 +37,16 @@ TEST(vcpu_plan, every_case_in_a_table) {
   }
 }
 
+TEST(vcpu_plan, more_than_the_maximum_is_refused_with_the_key_that_helps) {
+  situation s;
+  s.online = s.plugged = s.max = 1;
+  auto text = std::get<refusal>(make_plan(s, 2)).text;
+  EXPECT_NE(text.find("larger default_maxvcpus"), text.npos) << text;
+  s.can_plug = false;
+  text = std::get<refusal>(make_plan(s, 2)).text;
+  EXPECT_NE(text.find("larger default_vcpus"), text.npos) << text;
+}
+
 TEST(vcpu_plan, a_quota_that_tightens_comes_first_and_one_that_loosens_last) {
   struct {
     std::uint32_t online, quota, target, wanted;
