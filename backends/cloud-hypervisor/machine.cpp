@@ -56,6 +56,8 @@ machine::machine(std::shared_ptr<surroundings> around, std::string sandbox_id)
 void machine::recover(vm_record record) {
   record_ = std::move(record);
   facts_ = judge_version(record_->version).facts;
+  for (const auto& held : record_->book.devices) // taken up long ago, or never to be
+    activated_.insert(held.id);
   events_ = std::make_unique<event_file>(around_->store.event_file(id_), record_->events_read_bytes);
   if (record_->pid == 0) {
     record_->pid = find_vmm(api_socket(record_->spec.run_directory()));
@@ -135,6 +137,7 @@ void machine::end_verb(const call_ptr& call) {
   if (running_ != call)
     return;
   step_timer_.cancel();
+  awaited_device_.clear();
   running_.reset();
   around_->on.post([self = shared_from_this()] { self->run_next(); });
 }
@@ -252,6 +255,8 @@ void machine::take_event(const vmm_event& event) {
     return end_now(v1::VmEvent::KIND_GUEST_STOPPED, "guest reset itself, which ends its sandbox");
   if (event.is("vmm", "shutdown"))
     asked_to_end_ = true;
+  if (event.is("virtio-device", "activated"))
+    return device_activated(event.property("id"));
   if (!event.is("vm", "device-removed"))
     return;
   if (const auto* held = record_->book.device(event.property("id"))) {
@@ -260,6 +265,20 @@ void machine::take_event(const vmm_event& event) {
     save();
     tell_departed(device);
   }
+}
+
+void machine::device_activated(const std::string& id) {
+  if (!valid_id(id)) // one of the VMM's own
+    return;
+  activated_.insert(id);
+  if (id != awaited_device_)
+    return;
+  awaited_device_.clear();
+  step_timer_.cancel();
+  around_->on.post([self = shared_from_this(), call = running_] {
+    if (call && self->running_ == call)
+      self->remove_device(call);
+  });
 }
 
 void machine::end_now(v1::VmEvent::Kind kind, std::string why) {

@@ -20,6 +20,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -100,6 +101,7 @@ private:
   void end_waited(std::uint64_t waiter);
   void end_now(v1::VmEvent::Kind kind, std::string why);
   void take_event(const vmm_event& event);
+  void device_activated(const std::string& id);
   void tell(v1::VmEvent::Kind kind, std::string text, std::string device_id = {}, std::uint64_t size_bytes = 0) const;
   void tell_departed(const held_device& device) const;
   problem ended_problem() const;
@@ -129,6 +131,7 @@ private:
   void pause(const call_ptr& call, bool paused);
   void attach(const call_ptr& call, const std::string& id, const char* kind, request add);
   void detach_device(const call_ptr& call, const std::string& id);
+  void remove_device(const call_ptr& call);
   void destroy(const call_ptr& call);
   void kill_until_gone();
   void finish_destroy();
@@ -164,7 +167,9 @@ private:
   };
   std::map<std::uint64_t, end_waiter> when_ended_;
   std::uint64_t last_waiter_ = 0;
-  reactor::timer step_timer_; ///< of the running verb, or of destroy
+  std::set<std::string> activated_; ///< devices whose driver in the guest is up
+  std::string awaited_device_;      ///< whose removal, the running verb, waits for that
+  reactor::timer step_timer_;       ///< of the running verb, or of destroy
   reactor::timer follow_timer_;
   std::uint64_t follow_turn_ = 0;
   std::uint64_t told_size_bytes_ = 0;

@@ -19,6 +19,7 @@ using namespace std::chrono_literals;
 constexpr auto vcpu_back_off = 20ms;
 constexpr int most_vcpu_attempts = 20;
 constexpr std::chrono::milliseconds shutdown_grace = 5s;
+constexpr std::chrono::milliseconds activation_patience = 5s; // of a guest that may have no driver for it
 
 bool removal_pending(const outcome& o) {
   return o.answered(429) || o.says("Too Many Requests") || o.says("removal");
@@ -266,6 +267,7 @@ void machine::attach(const call_ptr& call, const std::string& id, const char* ki
       call->succeed(std::move(seen));
       return self->end_verb(call);
     }
+    self->activated_.erase(id); // of an earlier device with this id
     self->ask(add, call->left(), [self, call, id, kind](outcome o) {
       if (!self->record_)
         return;
@@ -292,18 +294,30 @@ void machine::detach_device(const call_ptr& call, const std::string& id) {
       call->succeed(std::move(seen));
       return self->end_verb(call);
     }
-    self->ask(requests::remove_device(id), call->left(), [self, call, id](outcome o) {
-      if (!self->record_)
-        return;
-      if (o.kind != outcome_kind::answered)
-        return self->unanswered(call, o, "device " + id);
-      if (!o.ok())
-        return self->refuse(call, {"backend_refused", "device " + id + " was not asked to leave: " + o.reply.text()});
-      if (auto* held = self->record_->book.device(id))
-        held->leaving = true;
-      self->save();
-      self->succeed(call);
-    });
+    if (self->activated_.contains(id))
+      return self->remove_device(call);
+    // Asked to remove a device that the guest is just taking up, the VMM waits for the guest and the guest for it, for
+    // ever (v51.1 and v53.0, one removal in nine that came at once).
+    self->awaited_device_ = id;
+    self->step_timer_ = self->around_->on.after(std::min<std::chrono::milliseconds>(activation_patience, call->left() / 2),
+                                                [self, call] { self->remove_device(call); });
+  });
+}
+
+void machine::remove_device(const call_ptr& call) {
+  awaited_device_.clear();
+  const auto& id = call->what.detach().device_id();
+  ask(requests::remove_device(id), call->left(), [self = shared_from_this(), call, id](outcome o) {
+    if (!self->record_)
+      return;
+    if (o.kind != outcome_kind::answered)
+      return self->unanswered(call, o, "device " + id);
+    if (!o.ok())
+      return self->refuse(call, {"backend_refused", "device " + id + " was not asked to leave: " + o.reply.text()});
+    if (auto* held = self->record_->book.device(id))
+      held->leaving = true;
+    self->save();
+    self->succeed(call);
   });
 }
 

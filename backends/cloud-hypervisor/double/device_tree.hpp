@@ -35,6 +35,7 @@ public:
     std::uint16_t segment = 0;
     std::uint8_t pci_device = 0; ///< asked for, or 0; then where it is
     bool pci = false, removing = false, bridged = true;
+    bool taken_up = true; ///< by the guest
     std::uint64_t bar = 0, region = 0, region_size = 0;
     bool wide = true; ///< the BAR is above 4 GiB
   };

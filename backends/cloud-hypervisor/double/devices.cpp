@@ -54,6 +54,13 @@ void model::announce(const std::string& what, const std::string& id) {
   host_.event("virtio-device", what, {{"id", id}});
 }
 
+void model::taken_up(const std::string& id) {
+  if (auto* there = vm_->tree.find(id)) {
+    there->taken_up = true;
+    announce("activated", id);
+  }
+}
+
 std::string model::named(vm& v, json& d, const std::string& prefix) {
   if (!d.contains("id"))
     d["id"] = v.tree.next_name(prefix);
@@ -289,6 +296,7 @@ model::answer model::add_device(const std::string& list, json device, bool singl
   if (problem)
     return std::move(*problem);
   const auto id = n.id;
+  n.taken_up = false;
   if (off_the_buses(*config_, device)) {
     panics_ = true;
     return fail({});
@@ -299,8 +307,7 @@ model::answer model::add_device(const std::string& list, json device, bool singl
   if (auto& r = vm_->resources[id]; r.vsock && vm_->inside->is_up())
     r.vsock->guest_is_up([this](std::uint32_t port) { return vm_->inside->connect(port); });
   vm_->inside->notice([this, id] {
-    if (vm_->tree.find(id))
-      announce("activated", id);
+    taken_up(id);
   });
   return json{{"id", id}, {"bdf", device_tree::bdf(*vm_->tree.find(id))}}.dump();
 }
@@ -348,6 +355,8 @@ outcome model::remove_device(const std::string& id) {
   if (!remove_from_config(settings_.as == profile::v51_1 ? n->id : id))
     return unknown;
   n->removing = true;
+  if (!settings_.faults.early_removal && !n->taken_up)
+    busy_ += std::chrono::hours{24};
   vm_->inside->eject_device([this, id = n->id] {
     auto* leaving = vm_->tree.find(id);
     if (!leaving)

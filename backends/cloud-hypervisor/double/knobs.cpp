@@ -69,6 +69,7 @@ const std::map<std::string, setter, std::less<>>& setters() {
       {"guest_ack_ms", count(&knobs::guest_ack_ms)},
       {"guest_ack", off(&knobs::ejects, "never")},
       {"remove_device", off(&knobs::ejects_devices, "never")},
+      {"early_removal", off(&knobs::early_removal, "hangs")},
       {"virtio_mem", off(&knobs::virtio_mem_driver, "no_driver")},
       {"virtio_mem_most", mib(&knobs::virtio_mem_most)},
       {"virtio_mem_floor", mib(&knobs::virtio_mem_floor)},

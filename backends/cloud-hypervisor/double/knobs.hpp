@@ -28,6 +28,7 @@ struct reply_fault {
 ///     guest_ack_ms=5         until the guest reacts to plugged memory, vCPUs and devices, and ejects what it is asked for
 ///     guest_ack=never        it never ejects: vCPU removal stays pending (429), removed devices stay
 ///     remove_device=never    it ejects vCPUs, but no device
+///     early_removal=hangs    a device's removal before the guest has taken it up blocks the VMM for ever, as in real ones
 ///     virtio_mem=no_driver   the guest plugs nothing, whatever is requested
 ///     virtio_mem_most=N      it plugs N MiB at most          virtio_mem_floor=N   it gives back all but N MiB
 ///     virtio_mem_step_ms=2   time of each step of plugging or unplugging
@@ -54,7 +55,8 @@ struct reply_fault {
 ///     events_lost=N          every Nth event is lost
 ///     arch=aarch64           no vCPU hotplug; DIMMs are seen only where firmware boots
 struct knobs {
-  bool guest = true, agent = true, ejects = true, ejects_devices = true, virtio_mem_driver = true;
+  bool guest = true, agent = true, ejects = true, ejects_devices = true, early_removal = true;
+  bool virtio_mem_driver = true;
   bool power_button = true, nested_state = true, hugetlbfs = false, full = false, stale_socket = false;
   std::uint32_t guest_boot_ms = 30, guest_ack_ms = 5, virtio_mem_step_ms = 2, balloon_step_ms = 2;
   std::uint32_t guest_panic_ms = 0, guest_poweroff_ms = 0, guest_reset_ms = 0;

@@ -184,7 +184,7 @@ outcome model::start_vm() {
   tell.up = [this] {
     for (const auto& [id, n] : vm_->tree.nodes())
       if (n.pci && id != "__pvpanic")
-        announce("activated", id);
+        taken_up(id);
     for (auto& [id, r] : vm_->resources)
       if (r.vsock)
         r.vsock->guest_is_up([this](std::uint32_t port) { return vm_->inside->connect(port); });

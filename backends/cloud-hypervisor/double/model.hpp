@@ -143,6 +143,7 @@ private:
 
   void event(const std::string& name, const std::vector<std::pair<std::string, std::string>>& properties = {});
   void announce(const std::string& what, const std::string& id);
+  void taken_up(const std::string& id); ///< the guest has a driver for it
 
   settings settings_;
   host& host_;

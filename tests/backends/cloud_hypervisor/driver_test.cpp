@@ -343,6 +343,24 @@ TEST_F(driver_rig, disks_come_and_go) {
   EXPECT_EQ(news->count(v1::VmEvent::KIND_DEVICE_REMOVED), 1u);
 }
 
+TEST_F(driver_rig, a_device_is_asked_to_leave_when_the_guest_has_taken_it_up) {
+  faults("early_removal=hangs,guest_ack_ms=300");
+  create(spec());
+  good(ask(attach_call("data")));
+  good(ask(detach_call("data")));
+  EXPECT_EQ(news->await(v1::VmEvent::KIND_DEVICE_REMOVED).device_id(), "data");
+  EXPECT_EQ(inspect().stale_reason(), "") << "the VMM answers";
+}
+
+TEST_F(driver_rig, a_device_that_the_guest_never_takes_up_is_asked_to_leave_all_the_same) {
+  faults("guest=none");
+  create(spec());
+  good(ask(attach_call("data")));
+  auto seen = good(ask(detach_call("data")));
+  ASSERT_EQ(seen.devices_size(), 1);
+  EXPECT_TRUE(seen.devices(0).leaving());
+}
+
 TEST_F(driver_rig, a_disk_that_the_guest_keeps_is_leaving) {
   faults("remove_device=never");
   create(spec());
