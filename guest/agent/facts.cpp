@@ -85,14 +85,13 @@ v1::CpuFacts read_cpu_facts() {
 v1::GuestFeatures read_features() {
   v1::GuestFeatures features;
   const auto config = read_file("/etc/kernel-config", 256 * 1024);
-  const bool acpi = exists("/sys/firmware/acpi/tables");
   features.set_kernel_config_known(!config.empty());
+  // The kernel makes it where it has the handler and was not told to leave it off (drivers/acpi/acpi_memhotplug.c).
+  features.set_acpi_memory_hotplug(exists("/sys/firmware/acpi/hotplug/memory"));
   if (config.empty()) {
-    features.set_acpi_memory_hotplug(acpi && exists(memory_root + "/block_size_bytes"));
     features.set_memory_hotremove(exists(memory_root + "/block_size_bytes"));
     features.set_cpu_hotplug(exists(cpu_root + "/cpu1/online") || exists(cpu_root + "/hotplug"));
   } else {
-    features.set_acpi_memory_hotplug(acpi && configured(config, "CONFIG_ACPI_HOTPLUG_MEMORY"));
     features.set_memory_hotremove(configured(config, "CONFIG_MEMORY_HOTREMOVE"));
     features.set_cpu_hotplug(configured(config, "CONFIG_HOTPLUG_CPU"));
   }
