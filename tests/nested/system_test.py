@@ -93,8 +93,11 @@ class SandboxTest(unittest.TestCase):
         os.close(watched)
 
     def boot(self):
-        self.caisson("run", "--detach", "--name", "a", "--hypervisor", OPTIONS.hypervisor, "--memory", "512M",
-                     "--memory-method", self.method)
+        made = self.caisson("run", "--detach", "--name", "a", "--hypervisor", OPTIONS.hypervisor, "--memory", "512M",
+                            "--memory-method", self.method, status=None)
+        if made.returncode != 0 and f"hotplug by {self.method} does not work with" in made.stderr:
+            self.skipTest(made.stderr.strip())
+        self.assertEqual(made.returncode, 0, made.stdout + made.stderr)
         seen = self.status()
         self.assertEqual(seen["state"], "SANDBOX_STATE_RUNNING")
         self.assertEqual(seen["accelerator"], "kvm")
