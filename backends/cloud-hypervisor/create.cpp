@@ -19,7 +19,7 @@ using namespace std::chrono_literals;
 
 constexpr auto ready_within = 10s;
 constexpr auto one_ping = 2s;
-constexpr auto between_pings = 10ms;
+constexpr auto between_pings = 2ms; // it is up after some ten
 constexpr auto create_within = 10s;
 constexpr auto look_within = 10s;
 
