@@ -24,6 +24,10 @@ using nlohmann::json;
 constexpr std::uintmax_t largest_descriptor_bytes = 256u << 10;
 constexpr std::uintmax_t largest_image_bytes = 256ull << 20;
 constexpr std::size_t most_descriptors = 256;
+// What QEMU maps below 4 GiB as read-only memory, and the steps of it.
+constexpr std::uint64_t rom_step_bytes = 64u << 10;
+constexpr std::uint64_t largest_rom_bytes = 16u << 20;
+constexpr std::string_view volume_key = "firmware_volume";
 constexpr std::array<char, 4> qcow2_magic{'Q', 'F', 'I', '\xfb'};
 
 std::string text_in(const json& object, const char* key) {
@@ -68,13 +72,6 @@ bool is_file(const std::string& path) {
 
 std::string mib_text(std::uint64_t bytes) {
   return bytes % (1u << 20) == 0 ? std::to_string(bytes >> 20) + " MiB" : std::to_string(bytes) + " bytes";
-}
-
-std::string mend(const wish& asked, const catalogue& known) {
-  auto here = choose(known, {asked.architecture, asked.machine, false});
-  if (here)
-    return "this host has " + here->code + " (" + package_of(asked.architecture) + "), which firmware = \"auto\" takes";
-  return "install the package " + package_of(asked.architecture);
 }
 
 bool virt(const wish& asked) {
@@ -136,6 +133,64 @@ std::string template_of(const std::string& code, const catalogue& known) {
       return beside;
   }
   return {};
+}
+
+/// What this host has in place of a file that is not there; `code` is the one that the variables are for.
+std::string mend(const wish& asked, std::string_view key, const std::string& code, const catalogue& known) {
+  auto here = choose(known, {asked.architecture, asked.machine, asked.secure_boot});
+  auto package = package_of(asked.architecture);
+  if (key == volume_key) {
+    if (auto own = template_of(code, known); !own.empty())
+      return "leave firmware_volume out, which takes " + own + ", the template that belongs to " + code;
+    if (here && !here->variables.empty())
+      return "this host has " + here->variables + " for " + here->code + " (" + package + ")";
+  } else if (here) {
+    return "this host has " + here->code + " (" + package + "), which firmware = \"auto\" takes";
+  }
+  return "install the package " + package;
+}
+
+/// Opens the image, whatever it is for. Throws error where it cannot be one; answers its size.
+std::uint64_t check_image(const wish& asked, std::string_view key, const std::string& path,
+                          std::array<char, 4096>& head) {
+  auto named = std::string{key} + " = \"" + path + "\": ";
+  auto expected = key == volume_key ? std::string{"expected the template of a variable store"}
+                                    : std::string{"expected a firmware image"};
+  struct stat s {};
+  if (::stat(path.c_str(), &s) != 0)
+    throw error{"host_missing",
+                named + ::strerror(errno) + "; " + expected + " (package " + package_of(asked.architecture) + ")"};
+  if (!S_ISREG(s.st_mode))
+    throw error{"invalid_argument", named + "is no regular file; " + expected};
+  std::ifstream in{path, std::ios::binary};
+  if (!in.read(head.data(), head.size()) || s.st_size < static_cast<off_t>(head.size()))
+    throw error{in.is_open() ? "invalid_argument" : "host_denied",
+                named + (in.is_open() ? "is shorter than 4 KiB, which no firmware image is" : "cannot be read") + "; " +
+                    expected};
+  if (std::equal(qcow2_magic.begin(), qcow2_magic.end(), head.begin()))
+    throw error{"invalid_argument", named + "is a qcow2 image; expected a raw one (qemu-img convert -O raw)"};
+  return static_cast<std::uint64_t>(s.st_size);
+}
+
+/// An image without variables: read-only memory that ends at 4 GiB, where the processor starts 16 bytes before.
+void check_rom(const wish& asked, const std::string& path) {
+  auto named = "firmware = \"" + path + "\": ";
+  std::array<char, 4096> head{};
+  auto size = check_image(asked, "firmware", path, head);
+  if (size % rom_step_bytes != 0 || size > largest_rom_bytes)
+    throw error{"invalid_argument",
+                named + "has " + mib_text(size) +
+                    "; expected a multiple of 64 KiB, 16 MiB at most: an image without a variable store is read-only "
+                    "memory (as bios-256k.bin of seabios, OVMF.fd of ovmf). Code that keeps its variables elsewhere "
+                    "(OVMF_CODE*.fd) needs their template in firmware_volume"};
+  std::array<char, 16> start{};
+  std::ifstream in{path, std::ios::binary};
+  if (!in.seekg(static_cast<std::streamoff>(size - start.size())).read(start.data(), start.size()))
+    throw error{"host_io", named + "its last 16 bytes cannot be read"};
+  if (std::all_of(start.begin(), start.end(), [&](char c) { return c == start[0]; }))
+    throw error{"invalid_argument",
+                named + "has nothing in its last 16 bytes, where the processor starts; expected a firmware image for " +
+                    asked.architecture + " (a variable store belongs to firmware_volume)"};
 }
 
 } // namespace
@@ -238,20 +293,8 @@ std::optional<descriptor> choose(const catalogue& from, const wish& asked) {
 
 void check_flash(const wish& asked, std::string_view key, const std::string& path) {
   auto named = std::string{key} + " = \"" + path + "\": ";
-  struct stat s {};
-  if (::stat(path.c_str(), &s) != 0)
-    throw error{"host_missing", named + ::strerror(errno) + "; expected a firmware image (package " +
-                                    package_of(asked.architecture) + ")"};
-  if (!S_ISREG(s.st_mode))
-    throw error{"invalid_argument", named + "is no regular file; expected a firmware image"};
   std::array<char, 4096> head{};
-  std::ifstream in{path, std::ios::binary};
-  if (!in.read(head.data(), head.size()))
-    throw error{in.is_open() ? "invalid_argument" : "host_denied",
-                named + (in.is_open() ? "is shorter than 4 KiB, which no firmware image is" : "cannot be read")};
-  if (std::equal(qcow2_magic.begin(), qcow2_magic.end(), head.begin()))
-    throw error{"invalid_argument", named + "is a qcow2 image; expected a raw one (qemu-img convert -O raw)"};
-  auto size = static_cast<std::uint64_t>(s.st_size);
+  auto size = check_image(asked, key, path, head);
   if (virt(asked) && size != virt_flash_bytes)
     throw error{"invalid_argument", named + "has " + mib_text(size) +
                                         "; each flash of QEMU's virt machine has exactly " +
@@ -261,7 +304,7 @@ void check_flash(const wish& asked, std::string_view key, const std::string& pat
                                         asked.architecture + " --dir DIRECTORY`"};
   if (!virt(asked) && (size % 4096 != 0 || size > (8u << 20)))
     throw error{"invalid_argument", named + "has " + mib_text(size) + "; expected whole pages of 4 KiB, 8 MiB at most"};
-  if (key != "firmware_volume" && std::all_of(head.begin(), head.end(), [](char c) { return c == 0; }))
+  if (key != volume_key && std::all_of(head.begin(), head.end(), [](char c) { return c == 0; }))
     throw error{"invalid_argument",
                 named + "begins with nothing but zeros, as a variable store does; expected the code of a "
                         "firmware (variables belong to firmware_volume)"};
@@ -283,18 +326,19 @@ images settle(const wish& asked, const std::string& firmware, const std::string&
     out = {firmware, volume.empty() ? template_of(firmware, known) : volume, false};
     out.flash = virt(asked) || !out.variables.empty();
   }
+  std::string_view key = "firmware";
   try {
-    if (out.flash) {
-      check_flash(asked, "firmware", out.code);
-      if (!out.variables.empty())
-        check_flash(asked, "firmware_volume", out.variables);
-    } else if (!is_file(out.code)) {
-      throw error{"host_missing", "firmware = \"" + out.code + "\": there is no such file"};
-    }
+    if (out.flash)
+      check_flash(asked, key, out.code);
+    else
+      check_rom(asked, out.code);
+    key = volume_key;
+    if (!out.variables.empty())
+      check_flash(asked, key, out.variables);
   } catch (const error& e) {
-    if (e.code != "host_missing" || firmware == automatic)
+    if (e.code != "host_missing")
       throw;
-    throw error{e.code, std::string{e.what()} + "; " + mend(asked, known)};
+    throw error{e.code, std::string{e.what()} + "; " + mend(asked, key, out.code, known)};
   }
   return out;
 }

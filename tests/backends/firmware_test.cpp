@@ -38,6 +38,13 @@ protected:
     return path;
   }
 
+  /// An x86 image without variables: starts in its last 16 bytes.
+  std::string rom(const std::string& name, std::uint64_t bytes, const std::string& head = "") {
+    auto path = image(name, bytes - 16, head);
+    std::ofstream{path, std::ios::binary | std::ios::app} << std::string{"\xea\x5b\xe0\0\xf0", 5} << "06/23/99   ";
+    return path;
+  }
+
   std::string described(const std::string& name, const std::string& code, const std::string& variables,
                         const std::string& features = "", const std::string& targets = arm_target,
                         const char* format = "raw") {
@@ -147,10 +154,54 @@ TEST_F(firmware_files, what_does_not_fit_is_refused_with_the_mend) {
 }
 
 TEST_F(firmware_files, x86_takes_one_image_without_variables) {
-  auto bios = image("bios.bin", 256 << 10);
+  // As SeaBIOS and OVMF.fd: nothing at the beginning, a jump in the last 16 bytes.
+  auto bios = rom("bios.bin", 256 << 10);
   auto images = settle(x86, bios, "", {});
+  EXPECT_EQ(images.code, bios);
   EXPECT_FALSE(images.flash);
-  EXPECT_TRUE(settle(x86, bios, image("vars.fd", 528 << 10, ""), {}).flash);
+  EXPECT_FALSE(settle(x86, rom("largest.fd", 16 << 20), "", {}).flash);
+  EXPECT_FALSE(settle(x86, rom("qboot.rom", 64 << 10), "", {}).flash);
+  EXPECT_TRUE(settle(x86, image("code.fd", 528 << 10), image("vars.fd", 528 << 10, ""), {}).flash);
+}
+
+TEST_F(firmware_files, what_x86_has_installed_fits) {
+  for (const char* each : {"/usr/share/seabios/bios-256k.bin", "/usr/share/seabios/bios.bin",
+                           "/usr/share/qemu/qboot.rom", "/usr/share/ovmf/OVMF.fd"})
+    if (fs::exists(each)) {
+      EXPECT_EQ(said_by([&] { settle(x86, each, "", {}); }), "nothing") << each;
+    }
+}
+
+TEST_F(firmware_files, x86_refuses_what_is_no_image) {
+  auto refused = [&](const std::string& path) { return said_by([&] { settle(x86, path, "", {}); }); };
+  auto users = refused(text("images/passwd", std::string(5000, 'x')));
+  for (const char* part : {"invalid_argument", "firmware = ", "images/passwd", "has 5000 bytes", "multiple of 64 KiB",
+                           "16 MiB at most", "firmware_volume"})
+    EXPECT_TRUE(has(users, part)) << part << " in " << users;
+  EXPECT_TRUE(has(refused(text("images/short", "root")), "shorter than 4 KiB"));
+  EXPECT_TRUE(has(refused(rom("big.fd", (16 << 20) + (64 << 10))), "16 MiB at most"));
+  EXPECT_TRUE(has(refused(rom("q.fd", 256 << 10, "QFI\xfb")), "expected a raw one"));
+  EXPECT_TRUE(has(refused(image("vars.fd", 256 << 10)), "last 16 bytes"));
+  EXPECT_TRUE(has(refused(top), "no regular file"));
+  EXPECT_TRUE(has(refused("/proc/self/status"), "invalid_argument"));
+  auto gone = refused(top + "/nowhere.bin");
+  EXPECT_TRUE(has(gone, "host_missing") && has(gone, "No such file") && has(gone, "install the package ovmf")) << gone;
+}
+
+TEST_F(firmware_files, variables_that_are_missing_are_mended_by_variables) {
+  auto code = image("AAVMF_CODE.fd", virt_flash_bytes), vars = image("v.fd", virt_flash_bytes, "");
+  auto other = image("other.fd", virt_flash_bytes), typo = top + "/images/AAVMF_VARZ.fd";
+  described("share/60.json", code, vars);
+  auto said = [&](const std::string& named) { return said_by([&] { settle(arm, named, typo, known()); }); };
+  for (const auto& named : {code, std::string{automatic}}) {
+    EXPECT_TRUE(has(said(named), "firmware_volume = \"" + typo)) << said(named);
+    EXPECT_TRUE(has(said(named), "leave firmware_volume out, which takes " + vars)) << said(named);
+  }
+  EXPECT_TRUE(has(said(other), "this host has " + vars + " for " + code)) << said(other);
+  auto beside = image("other_VARS.fd", virt_flash_bytes, "");
+  auto named = image("other_CODE.fd", virt_flash_bytes);
+  EXPECT_TRUE(has(said(named), beside)) << said(named);
+  EXPECT_TRUE(has(said_by([&] { settle(arm, other, typo, {}); }), "install the package qemu-efi-aarch64"));
 }
 
 TEST_F(firmware_files, each_vm_has_a_store_of_its_own) {
