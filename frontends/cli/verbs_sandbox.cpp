@@ -11,6 +11,8 @@
 namespace caisson::cli {
 namespace {
 
+constexpr std::uint32_t longest_grace_ms = 600'000; // a stop is answered within that
+
 int show(const command_context& c, const v1::SandboxStatus& s, const std::string& text) {
   if (c.global.json)
     print_json(s);
@@ -47,9 +49,12 @@ int list_verb(const command_context& c) {
 
 int stop_verb(const command_context& c, const std::vector<std::string>& sandboxes, const std::string& grace) {
   v1::StopSandbox request;
-  if (!grace.empty())
-    request.set_grace_ms(
-        static_cast<std::uint32_t>(std::min<std::uint64_t>(number_argument("--grace-ms", grace), 600'000)));
+  if (!grace.empty()) {
+    const auto ms = number_argument("--grace-ms", grace);
+    if (ms == 0 || ms > longest_grace_ms)
+      fail("invalid_argument", "--grace-ms: " + grace + " is not between 1 and " + std::to_string(longest_grace_ms));
+    request.set_grace_ms(static_cast<std::uint32_t>(ms));
+  }
   auto engine = c.engine();
   for (const auto& sandbox : sandboxes) {
     request.set_sandbox(sandbox);
@@ -108,7 +113,7 @@ void add_sandbox_verbs(CLI::App& app, command_context& c) {
   auto grace = std::make_shared<std::string>();
   verb = app.add_subcommand("stop", "End a sandbox's VM; its record stays");
   verb->add_option("SANDBOX", *stopped, "Ids or names")->required();
-  verb->add_option("--grace-ms", *grace, "How long the guest may take to power off")->type_name("MS");
+  verb->add_option("--grace-ms", *grace, "How long the guest may take to power off, at most 600000")->type_name("MS");
   verb->callback([&c, stopped, grace] { c.action = [&c, stopped, grace] { return stop_verb(c, *stopped, *grace); }; });
 
   auto removed = std::make_shared<std::vector<std::string>>();

@@ -343,7 +343,13 @@ TEST_F(cli_test, events_are_one_line_each) {
 TEST_F(cli_test, stop_and_rm_take_several_and_name_the_first_that_fails) {
   caisson({"run", "-d", "--name", "x"});
   caisson({"run", "-d", "--name", "y"});
-  EXPECT_EQ(caisson({"stop", "x"}).out, "x\n");
+  for (const char* grace : {"0", "600001", "4294967296"}) {
+    auto refused = caisson({"stop", "x", "--grace-ms", grace});
+    EXPECT_EQ(refused.status, 2);
+    EXPECT_NE(refused.err.find(std::string{"--grace-ms: "} + grace + " is not between 1 and 600000"), std::string::npos)
+        << refused.err;
+  }
+  EXPECT_EQ(caisson({"stop", "x", "--grace-ms", "600000"}).out, "x\n");
   auto got = caisson({"rm", "x", "y", "z"});
   EXPECT_EQ(got.out, "x\ny\n");
   EXPECT_EQ(got.status, 125);
