@@ -7,7 +7,9 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
+#include <cstdio>
 #include <cstring>
 #include <fstream>
 
@@ -16,6 +18,7 @@
 namespace caisson::reactor {
 namespace {
 
+constexpr const char* shell = "/bin/sh";
 constexpr int first_borrowed_fd = 200; // copies stand above every number that a child may ask for
 
 class descriptor_copies {
@@ -89,6 +92,19 @@ std::vector<std::string> variables_of(const program& what) {
         std::none_of(what.without.begin(), what.without.end(), unwanted))
       out.emplace_back(ours);
   }
+  return out;
+}
+
+// posix_spawn sets no umask, and one of this process's own would be that of all its threads.
+std::vector<std::string> command_of(const program& what) {
+  std::vector<std::string> out;
+  if (what.umask) {
+    std::array<char, 16> octal{};
+    std::snprintf(octal.data(), octal.size(), "%04o", *what.umask & 0777u);
+    out = {shell, "-c", "umask " + std::string{octal.data()} + R"( && exec "$0" "$@")"};
+  }
+  out.push_back(what.path);
+  out.insert(out.end(), what.arguments.begin(), what.arguments.end());
   return out;
 }
 
@@ -216,14 +232,13 @@ std::shared_ptr<child> reactor::start(const program& what, std::function<void(ex
   descriptor_copies copies;
   int rc = plan_descriptors(what, copies, plan.actions);
   plan_signals(plan.attributes);
-  std::vector<std::string> arguments{what.path};
-  arguments.insert(arguments.end(), what.arguments.begin(), what.arguments.end());
+  auto arguments = command_of(what);
   auto variables = variables_of(what);
   auto argv = pointers(arguments);
   auto envp = pointers(variables);
   pid_t pid = -1;
   if (rc == 0)
-    rc = ::posix_spawn(&pid, what.path.c_str(), &plan.actions, &plan.attributes, argv.data(), envp.data());
+    rc = ::posix_spawn(&pid, argv.front(), &plan.actions, &plan.attributes, argv.data(), envp.data());
   if (rc != 0) {
     error = "cannot start " + what.path + ": " + std::strerror(rc);
     return nullptr;

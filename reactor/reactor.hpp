@@ -15,6 +15,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <thread>
@@ -59,6 +60,9 @@ struct program {
   std::vector<std::pair<int, int>>
       descriptors; ///< ours (borrowed during start), the child's; 0, 1, 2 default to /dev/null
   std::vector<std::string> without{};   ///< names of variables of this process that the child does not get
+  /// Of the child, 0777 at most; without one it has this process's own. With one /bin/sh sets it and then becomes the
+  /// program: where that cannot be started, the child exits with 126 or 127 and says why on its descriptor 2.
+  std::optional<unsigned> umask{};
 };
 
 struct exit_status {

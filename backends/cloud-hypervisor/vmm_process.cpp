@@ -46,6 +46,7 @@ reactor::program vmm_program(const v1::VmSpec& spec, const std::string& event_fi
   out.environment = {"GLIBC_TUNABLES=glibc.malloc.arena_max=1"};
   // Would put stack traces into the texts of errors.
   out.without = {"RUST_BACKTRACE", "RUST_LIB_BACKTRACE"};
+  out.umask = 077; // its sockets are the way to the guest
   out.descriptors = {{log_fd, 2}};
   return out;
 }

@@ -1,5 +1,7 @@
 // Timers, children and the end of a reactor.
 
+#include <sys/stat.h>
+
 #include "tests/reactor/reactor_rig.hpp"
 
 namespace caisson::reactor {
@@ -62,6 +64,27 @@ TEST_F(reactor_test, a_child_gets_its_descriptors_and_nothing_else) {
   EXPECT_EQ(status.text(), "exited with status 7");
   EXPECT_FALSE(process->kill(SIGKILL)) << "nothing else can be hit any more";
   ::close(inherited);
+}
+
+TEST_F(reactor_test, a_child_has_the_umask_that_it_was_given_and_nobody_else_has) {
+  const auto ours = ::umask(022);
+  for (const auto& [asked, expected] : {std::pair<std::optional<unsigned>, std::string>{077, "0077"},
+                                        std::pair<std::optional<unsigned>, std::string>{std::nullopt, "0022"}}) {
+    socket_pair pair;
+    program what{"/bin/sh", {"-c", "umask >&3; echo \"$0|$1|$HERE\" >&3", "a b", "it's \"$HOME\""}, {"HERE=x"}, {{pair.ours, 3}}};
+    what.umask = asked;
+    std::promise<exit_status> ended;
+    auto result = ended.get_future();
+    std::string error;
+    auto process = io.start(
+        what, [&](auto status) { ended.set_value(status); }, error);
+    ASSERT_TRUE(process) << error;
+    ::close(pair.ours);
+    EXPECT_EQ(await(result).text(), "exited with status 0");
+    const auto all = expected + "\na b|it's \"$HOME\"|x\n";
+    EXPECT_EQ(read_text(pair.theirs, all.size()), all) << "arguments go through as they are";
+  }
+  EXPECT_EQ(::umask(ours), 022u);
 }
 
 TEST_F(reactor_test, descriptors_that_cross_each_other_arrive_where_they_should) {

@@ -119,6 +119,26 @@ TEST_F(driver_rig, one_that_dies_while_it_is_asked_to_make_the_vm_leaves_nothing
   }
 }
 
+TEST_F(driver_rig, a_vmm_makes_its_sockets_and_files_for_its_user_alone) {
+  const auto ours = ::umask(0); // of an embedding program that does not care
+  const auto program = top + "/vmm";
+  std::ofstream{program} << "#!/bin/sh\numask >" << top << "/umask\nexec " << double_program() << " \"$@\"\n";
+  fs::permissions(program, fs::perms::owner_all);
+  auto s = spec();
+  s.set_vmm_path(program);
+  create(s);
+  ::umask(ours);
+  std::string mask;
+  std::ifstream{top + "/umask"} >> mask;
+  EXPECT_EQ(mask, "0077");
+  const auto names = names_in(top + "/s/a");
+  EXPECT_FALSE(names.empty());
+  for (const auto& name : names)
+    EXPECT_EQ(fs::status(top + "/s/a/" + name).permissions() & (fs::perms::group_all | fs::perms::others_all),
+              fs::perms::none)
+        << name;
+}
+
 TEST_F(driver_rig, one_that_is_held_by_a_signal_answers_nothing_and_is_ended_all_the_same) {
   auto made = create(spec());
   ::kill(static_cast<pid_t>(made.vmm_pid()), SIGSTOP);
