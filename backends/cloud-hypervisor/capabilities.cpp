@@ -26,13 +26,8 @@ v1::Capabilities capabilities_of(const std::string& architecture, const version_
                          : "on ARM64 Cloud Hypervisor describes its devices to a directly booted kernel without ACPI, "
                            "on which DIMMs depend: use memory_method = \"virtio-mem\", or boot through UEFI "
                            "(firmware = the path of CLOUDHV_EFI.fd) from a disk");
-  // Up to v51 vm.info does not tell what of virtio-mem the guest has taken, and a number that nobody has read back is
-  // not told.
-  c.set_virtio_mem(facts.actual_size_counts_virtio_mem);
-  if (!c.virtio_mem())
-    c.set_virtio_mem_why_not(
-        "Cloud Hypervisor up to v51 does not tell how much of its virtio-mem the guest has taken, v52 "
-        "and later do: use a newer one, or memory_method = \"dimm\"");
+  c.set_virtio_mem_why_not(virtio_mem_problem(facts));
+  c.set_virtio_mem(c.virtio_mem_why_not().empty());
   c.set_virtio_mem_granule_bytes(virtio_mem_granule_bytes);
   c.set_virtio_mem_shrink(c.virtio_mem());
   c.set_vcpu_plug(x86);
@@ -55,6 +50,15 @@ v1::Capabilities capabilities_of(const std::string& architecture, const version_
   c.set_free_page_reporting(true);
   c.set_host_overhead_bytes(overhead_bytes);
   return c;
+}
+
+// Up to v51 vm.info does not tell what of virtio-mem the guest has taken, and a number that nobody has read back is not
+// told.
+std::string virtio_mem_problem(const version_facts& facts) {
+  if (facts.actual_size_counts_virtio_mem)
+    return {};
+  return "Cloud Hypervisor up to v51 does not tell how much of its virtio-mem the guest has taken, v52 "
+         "and later do: use a newer one, or memory_method = \"dimm\"";
 }
 
 std::string title_of(const std::string& version) {

@@ -9,6 +9,7 @@
 #include <csignal>
 #include <cstring>
 
+#include "backends/cloud-hypervisor/capabilities.hpp"
 #include "backends/cloud-hypervisor/machine.hpp"
 #include "backends/cloud-hypervisor/vmm_process.hpp"
 
@@ -150,6 +151,9 @@ void machine::take_ping(const call_ptr& call, const outcome& o) {
     return fail_create({"unsupported", verdict.refusal});
   facts_ = verdict.facts;
   record_->accelerator = record_->spec.accelerator() == "simulated" ? "simulated" : "kvm";
+  if (record_->spec.memory_method() == v1::MEMORY_METHOD_VIRTIO_MEM && most_plugged_bytes(record_->spec) > 0)
+    if (auto why = virtio_mem_problem(*facts_); !why.empty())
+      return fail_create({"unsupported", std::move(why)});
   save();
   make_vm(call);
 }

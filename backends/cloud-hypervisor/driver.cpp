@@ -21,18 +21,21 @@ using namespace std::chrono_literals;
 
 constexpr auto between_looks = 10ms;
 
-std::string kvm_problem(const std::string& device) {
+problem kvm_problem(const std::string& device) {
   const int fd = ::open(device.c_str(), O_RDWR | O_CLOEXEC);
   if (fd >= 0) {
     ::close(fd);
     return {};
   }
-  return device + (errno == ENOENT ? " is not there" : std::string{" cannot be opened: "} + std::strerror(errno)) +
-         "; Cloud Hypervisor opens it as soon as it starts and has no other accelerator: " +
-         (errno == EACCES ? "add the user to the group kvm"
-                          : "switch on virtualisation in the firmware (or nested virtualisation in the host of this "
-                            "machine)") +
-         ", or use hypervisor qemu, which runs under TCG, too";
+  const int why = errno;
+  const bool denied = why == EACCES || why == EPERM;
+  return {denied ? "host_denied" : "host_missing",
+          device + (why == ENOENT ? " is not there" : std::string{" cannot be opened: "} + std::strerror(why)) +
+              "; Cloud Hypervisor opens it as soon as it starts and has no other accelerator: " +
+              (denied ? "add the user to the group kvm"
+                      : "switch on virtualisation in the firmware (or nested virtualisation in the host of this "
+                        "machine)") +
+              ", or use hypervisor qemu, which runs under TCG, too"};
 }
 
 } // namespace
@@ -166,8 +169,8 @@ void driver::describe_program(const call_ptr& call, const std::string& architect
     c.set_accelerator("simulated");
     c.set_modelled_memory(true);
     c.set_accelerator_reason("the program is a model of Cloud Hypervisor and runs no guest code");
-  } else if (auto why = kvm_problem(settings_.kvm_device); !why.empty()) {
-    return call->fail({"host_missing", why});
+  } else if (auto why = kvm_problem(settings_.kvm_device); !why.code.empty()) {
+    return call->fail(why);
   } else {
     c.set_accelerator("kvm");
     c.set_accelerator_reason("Cloud Hypervisor has no other; whether a guest boots under this host's KVM is not tried");

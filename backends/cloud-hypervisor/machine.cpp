@@ -304,7 +304,8 @@ void machine::exited(const reactor::exit_status& status) {
     const auto words = last_words(around_->store.log_file(id_));
     const bool no_kvm =
         words.find("hypervisor interface") != std::string::npos || words.find("/dev/kvm") != std::string::npos;
-    return fail_create({no_kvm ? "host_missing" : "backend_refused",
+    const bool denied = no_kvm && words.find("ermission denied") != std::string::npos;
+    return fail_create({denied ? "host_denied" : no_kvm ? "host_missing" : "backend_refused",
                         who() + " " + status.text() + " while the VM was being made" +
                             (no_kvm ? "; it needs a /dev/kvm that this user may open, from its start on" : "") +
                             (words.empty() ? "" : "; its last words: " + words)});
@@ -313,7 +314,8 @@ void machine::exited(const reactor::exit_status& status) {
     const bool orderly = status.known ? !status.signalled && status.code == 0 : asked_to_end_;
     record_->ended = orderly ? v1::VmEvent::KIND_GUEST_STOPPED : v1::VmEvent::KIND_VMM_DIED;
     if (orderly) {
-      record_->stop_reason = "guest shut down";
+      // Both leave the same events and the same exit status.
+      record_->stop_reason = "guest shut down, or somebody asked the VMM to end (SIGTERM)";
     } else {
       const auto words = last_words(around_->store.log_file(id_));
       record_->stop_reason =

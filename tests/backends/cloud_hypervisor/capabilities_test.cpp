@@ -1,5 +1,7 @@
 // What is said of Cloud Hypervisor before anything is made: each "no" names its reason and the mend.
 
+#include <sys/fsuid.h>
+
 #include "backends/cloud-hypervisor/capabilities.hpp"
 #include "tests/backends/cloud_hypervisor/driver_rig.hpp"
 
@@ -88,6 +90,51 @@ TEST_F(driver_rig, a_real_vmm_needs_kvm_and_says_so) {
   EXPECT_EQ(answer.error().code(), "host_missing");
   EXPECT_NE(answer.error().text().find("/no-kvm is not there"), std::string::npos) << answer.error().text();
   EXPECT_NE(answer.error().text().find("hypervisor qemu"), std::string::npos);
+}
+
+TEST_F(driver_rig, a_kvm_that_is_another_users_is_denied_not_missing) {
+  const auto program = top + "/cloud-hypervisor";
+  std::ofstream{program} << "#!/bin/sh\necho cloud-hypervisor v53.0\n";
+  fs::permissions(program, fs::perms::owner_all);
+  driver_settings settings;
+  settings.kvm_device = top + "/kvm";
+  std::ofstream{settings.kvm_device};
+  new_driver(settings);
+  EXPECT_FALSE(describe(program).has_error()) << "and the program is known from now on";
+  fs::permissions(top, fs::perms::owner_all | fs::perms::others_exec | fs::perms::group_exec);
+  fs::permissions(settings.kvm_device, fs::perms::none);
+  // Of the driver's thread alone; it may well be root here, whom nothing is denied.
+  const auto look_as = [this](uid_t user) {
+    std::promise<void> done;
+    io->post([&] {
+      ::setfsuid(user);
+      done.set_value();
+    });
+    done.get_future().wait();
+  };
+  look_as(65'534);
+  const auto answer = describe(program);
+  look_as(::geteuid());
+  EXPECT_EQ(answer.error().code(), "host_denied") << answer.error().text();
+  EXPECT_NE(answer.error().text().find("add the user to the group kvm"), std::string::npos) << answer.error().text();
+}
+
+TEST_F(driver_rig, a_version_that_hides_what_virtio_mem_has_makes_no_vm_that_grows_by_it) {
+  ::setenv("CAISSON_CH_PROFILE", "v51.1", 1);
+  const auto refusal = ask(create_call(spec()));
+  EXPECT_EQ(refusal.error().code(), "unsupported");
+  EXPECT_NE(refusal.error().text().find(virtio_mem_problem(*judge_version("51.1.0").facts)), std::string::npos)
+      << refusal.error().text();
+  EXPECT_EQ(inspect().state(), v1::VM_STATE_ABSENT);
+  EXPECT_EQ(names_in(top + "/s/a"), std::vector<std::string>{});
+  auto fixed = spec();
+  fixed.set_max_bytes(fixed.boot_bytes());
+  create(fixed);
+  destroy();
+  auto by_dimm = spec();
+  by_dimm.set_memory_method(v1::MEMORY_METHOD_DIMM);
+  create(by_dimm);
+  ::unsetenv("CAISSON_CH_PROFILE");
 }
 
 TEST_F(driver_rig, an_arm64_host_is_told_what_it_can) {

@@ -5,6 +5,8 @@
 namespace caisson::cloud_hypervisor {
 namespace {
 
+constexpr auto* orderly_end = "guest shut down, or somebody asked the VMM to end (SIGTERM)";
+
 // ---- the end of a VMM ----
 
 TEST_F(driver_rig, a_vmm_that_is_killed_is_told_and_takes_nothing_with_it) {
@@ -29,8 +31,17 @@ TEST_F(driver_rig, one_that_dies_of_its_own_seccomp_filter_is_told_apart) {
 TEST_F(driver_rig, a_guest_that_powers_off_is_no_death) {
   faults("guest_poweroff_ms=50");
   create(spec());
-  EXPECT_EQ(news->await(v1::VmEvent::KIND_GUEST_STOPPED).text(), "guest shut down");
+  EXPECT_EQ(news->await(v1::VmEvent::KIND_GUEST_STOPPED).text(), orderly_end);
   EXPECT_EQ(inspect().state(), v1::VM_STATE_STOPPED);
+  EXPECT_EQ(news->count(v1::VmEvent::KIND_VMM_DIED), 0u);
+}
+
+// Its events and its exit status are those of a guest's power-off: what cannot be told apart is not told as one of them.
+TEST_F(driver_rig, a_vmm_that_somebody_asks_to_end_is_no_death_and_is_not_laid_to_the_guest_alone) {
+  const auto made = create(spec());
+  ::kill(static_cast<pid_t>(made.vmm_pid()), SIGTERM);
+  EXPECT_EQ(news->await(v1::VmEvent::KIND_GUEST_STOPPED).text(), orderly_end);
+  EXPECT_EQ(inspect().stop_reason(), orderly_end);
   EXPECT_EQ(news->count(v1::VmEvent::KIND_VMM_DIED), 0u);
 }
 
@@ -229,7 +240,7 @@ TEST_F(driver_rig, a_later_engine_knows_a_guest_that_shut_down_by_itself) {
   drop_driver();
   await_end(made);
   new_driver();
-  EXPECT_EQ(inspect().stop_reason(), "guest shut down");
+  EXPECT_EQ(inspect().stop_reason(), orderly_end);
 }
 
 TEST_F(driver_rig, a_vmm_that_was_started_but_not_yet_written_down_is_found) {
