@@ -2,7 +2,11 @@
 // the tests below, each of which begins and ends with nothing plugged; what needs a guest of its own is in
 // hotplug_trouble_test.cpp. A machine that cannot be had here is skipped and says why.
 
+#include <poll.h>
+
 #include <algorithm>
+#include <chrono>
+#include <fstream>
 #include <map>
 
 #include "tests/system/hotplug_rig.hpp"
@@ -13,6 +17,14 @@ namespace {
 using namespace std::chrono_literals;
 
 constexpr std::uint64_t boot = 512 * mib;
+
+/// What the host pays for a VMM, from two sides.
+struct host_bill {
+  std::uint64_t told = 0; ///< by the engine
+  std::uint64_t pss = 0;  ///< as /proc/PID/smaps_rollup has it
+  std::uint64_t most() const { return std::max(told, pss); }
+  std::uint64_t least() const { return std::min(told, pss); }
+};
 
 class shared_guest : public ::testing::TestWithParam<machine> {
 protected:
@@ -53,6 +65,16 @@ protected:
     EXPECT_EQ(o.memory().boot_bytes() + o.memory().plugged_bytes(), target) << "the operation's own figures";
     EXPECT_EQ(o.memory().guest_bytes(), target);
     expect_plugged(target - boot);
+  }
+
+  static host_bill bill() {
+    const auto s = rig->status(name());
+    host_bill b{.told = s.memory().host_bytes()};
+    std::ifstream rollup{"/proc/" + std::to_string(s.vmm_pid()) + "/smaps_rollup"};
+    for (std::string line; std::getline(rollup, line);)
+      if (line.starts_with("Pss:"))
+        b.pss = std::stoull(line.substr(4)) * 1024;
+    return b;
   }
 
   static std::unique_ptr<hotplug_rig> rig;
@@ -148,6 +170,33 @@ TEST_P(shared_guest, what_a_guest_uses_is_not_taken_from_it) {
   EXPECT_EQ(size.out, std::to_string(900 * mib) + "\n") << size.err;
   EXPECT_EQ(rig->in_guest(name(), {"umount", "/mnt/full"}).status, 0);
   expect_converged(boot);
+}
+
+TEST_P(shared_guest, what_it_used_comes_back_to_the_host) {
+  EXPECT_TRUE(rig->status(name()).guest_features().free_page_reporting());
+  const auto before = bill();
+  expect_converged(boot + 1024 * mib);
+  auto filled = rig->in_guest(name(), {"sh", "-c",
+                                       "mkdir -p /mnt/full && mount -t tmpfs -o size=2g none /mnt/full && "
+                                       "dd if=/dev/zero of=/mnt/full/a bs=1M count=600 2>/dev/null"});
+  ASSERT_EQ(filled.status, 0) << filled.err;
+  const auto full = bill();
+  EXPECT_GE(full.least(), 600 * mib) << "the engine's figure " << full.told << ", the host's " << full.pss;
+  EXPECT_EQ(rig->in_guest(name(), {"umount", "/mnt/full"}).status, 0);
+  expect_converged(boot);
+  // What was freed in the memory that it booted with is reported a while later.
+  const auto risen = std::max(full.least() - std::min(full.least(), before.most()), 600 * mib);
+  const auto goal = full.least() - std::min(full.least(), risen * 8 / 10);
+  auto after = bill();
+  for (const auto end = std::chrono::steady_clock::now() + 180s;
+       after.most() > goal && std::chrono::steady_clock::now() < end; after = bill())
+    ::poll(nullptr, 0, 200);
+  EXPECT_LE(after.told, goal) << "the engine's figure: before " << before.told / mib << " MiB, full " << full.told / mib;
+  EXPECT_LE(after.pss, goal) << "the host's: before " << before.pss / mib << " MiB, full " << full.pss / mib;
+  EXPECT_GT(after.least(), 0u);
+  std::printf("the host paid %llu MiB, then %llu MiB, afterwards %llu MiB\n",
+              static_cast<unsigned long long>(before.pss / mib), static_cast<unsigned long long>(full.pss / mib),
+              static_cast<unsigned long long>(after.pss / mib));
 }
 
 TEST_P(shared_guest, paused_it_is_left_alone) {
