@@ -40,7 +40,8 @@ protected:
     guest_ = new live_guest{{CAISSON_GUEST_DIRECTORY,
                              "",
                              {"-object", "memory-backend-memfd,id=vmem,size=1G", "-device",
-                              "virtio-mem-pci,id=vm0,memdev=vmem,requested-size=0"}}};
+                              "virtio-mem-pci,id=vm0,memdev=vmem,requested-size=0", "-device",
+                              "virtio-balloon-pci,free-page-reporting=on"}}};
     connect();
   }
   static void TearDownTestSuite() {
@@ -93,6 +94,7 @@ TEST_F(live, a_greets_with_its_facts) {
   EXPECT_TRUE(hello.features().acpi_memory_hotplug());
   EXPECT_TRUE(hello.features().memory_hotremove());
   EXPECT_TRUE(hello.features().virtio_mem());
+  EXPECT_TRUE(hello.features().free_page_reporting());
   EXPECT_TRUE(hello.features().cpu_hotplug());
   EXPECT_TRUE(hello.features().kernel_config_known());
 }
