@@ -93,7 +93,8 @@ struct adapter {
           " in this build; backends: " + all);
   }
 
-  /// Keys that this backend has no use for, though another has.
+  /// Keys that this backend has no use for, though another has. What a backend without rules here has use for, it knows
+  /// itself.
   void foreign_keys() {
     const auto ours = config.backend == "qemu"               ? on::qemu
                       : config.backend == "cloud-hypervisor" ? on::cloud_hypervisor
@@ -136,7 +137,10 @@ struct adapter {
           "path", {"qemu-system-" + out.architecture},
           out.architecture == "aarch64" ? "Debian: package qemu-system-arm" : "Debian: package qemu-system-x86", true);
     else if (config.backend == "cloud-hypervisor")
-      out.vmm_path = program("path", {"cloud-hypervisor", "cloud-hypervisor-static"}, "no Debian package has it: name the program here", true);
+      out.vmm_path = program("path", {"cloud-hypervisor", "cloud-hypervisor-static"},
+                             "no Debian package has it: name the program here", true);
+    else
+      out.vmm_path = file("path"); // which program it is where none is named, the backend knows
     out.virtio_fs_daemon = program("virtio_fs_daemon", {"virtiofsd"}, "Debian: package qemu-system-common", false);
   }
 

@@ -10,20 +10,6 @@ constexpr std::array table_names = {
     "hypervisor", "hypervisor.factory", "factory", "agent", "agent.mem_agent", "runtime", "runtime.caisson",
     "proxy", "shim", "netmon"};
 
-constexpr hypervisor_name hypervisors[] = {
-    {"qemu", "qemu"},
-    {"clh", "cloud-hypervisor"},
-    {"cloud-hypervisor", "cloud-hypervisor"},
-    {"simulated", "simulated"},
-    {"dragonball", ""},
-    {"firecracker", ""},
-    {"fc", ""},
-    {"stratovirt", ""},
-    {"remote", ""},
-    {"acrn", ""},
-    {"openvmm", ""},
-};
-
 std::vector<key> join() {
   std::vector<key> all;
   for (auto part : {hypervisor_keys(), device_keys(), agent_keys(), runtime_keys(), caisson_keys(), other_keys()})
@@ -45,16 +31,11 @@ const std::array<name_map, table_names.size()>& maps() {
 
 /// "hypervisor.qemu.x" -> {"hypervisor", "x"}: the name of hypervisor or agent says nothing about the key.
 std::string without_instance(std::string_view path) {
-  for (std::string_view head : {"hypervisor.", "agent.", "proxy.", "shim."}) {
-    if (!path.starts_with(head))
-      continue;
-    auto rest = path.substr(head.size());
-    auto dot = rest.find('.');
-    auto is_instance = dot != rest.npos && (head != "hypervisor." ? rest.substr(0, dot) == "kata"
-                                                                  : find_hypervisor(rest.substr(0, dot)) != nullptr);
-    if (is_instance)
-      return std::string{head} + std::string{rest.substr(dot + 1)};
-  }
+  if (const auto name = hypervisor_in(path); !name.empty())
+    return "hypervisor." + std::string{path.substr(name.data() + name.size() + 1 - path.data())};
+  for (std::string_view head : {"agent.kata.", "proxy.kata.", "shim.kata."})
+    if (path.starts_with(head))
+      return std::string{head.substr(0, head.find('.') + 1)} + std::string{path.substr(head.size())};
   return std::string{path};
 }
 
@@ -69,6 +50,17 @@ const key* find_key(table in, std::string_view name) {
   const auto& map = maps()[static_cast<std::size_t>(in)];
   auto at = map.find(name);
   return at == map.end() ? nullptr : at->second;
+}
+
+std::string_view hypervisor_in(std::string_view path) {
+  constexpr std::string_view head = "hypervisor.";
+  if (!path.starts_with(head))
+    return {};
+  const auto rest = path.substr(head.size());
+  const auto dot = rest.find('.');
+  if (dot == rest.npos || rest.substr(0, dot) == "factory")
+    return {};
+  return rest.substr(0, dot);
 }
 
 const key* find_key_by_path(std::string_view path) {
@@ -135,17 +127,6 @@ std::string allowed_of(const key& row) {
     return "an array of tables";
   }
   return {};
-}
-
-std::span<const hypervisor_name> known_hypervisors() {
-  return hypervisors;
-}
-
-const hypervisor_name* find_hypervisor(std::string_view name) {
-  for (const auto& known : hypervisors)
-    if (known.name == name)
-      return &known;
-  return nullptr;
 }
 
 } // namespace caisson::config

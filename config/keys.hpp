@@ -73,8 +73,12 @@ std::span<const key> all_keys();
 const key* find_key(table in, std::string_view name);
 
 /// The row of "hypervisor.default_memory", "runtime.sizing_rule", or of a bare name where only one table has it (the
-/// hypervisor's first). Also takes "hypervisor.qemu.default_memory" and "agent.kata.dial_timeout". Null: unknown.
+/// hypervisor's first). Also takes "hypervisor.NAME.default_memory", whatever the name, and "agent.kata.dial_timeout".
+/// Null: unknown.
 const key* find_key_by_path(std::string_view path);
+
+/// The NAME of "hypervisor.NAME.default_memory"; "" where the path names none.
+std::string_view hypervisor_in(std::string_view path);
 
 /// The row whose annotation is io.katacontainers.config.`group`.`name`, or null. `group`: hypervisor, runtime, agent.
 const key* find_key_by_annotation(std::string_view group, std::string_view name);
@@ -89,14 +93,6 @@ std::string path_of(const key& row);
 
 /// Everything that the row allows, in words: "256 to 16777216 (MiB)", "true or false", "one of no-port, root-port".
 std::string allowed_of(const key& row);
-
-/// Known names of [hypervisor.NAME], and the backend that each means; empty: no such backend, refused by name.
-struct hypervisor_name {
-  std::string_view name;
-  std::string_view backend;
-};
-std::span<const hypervisor_name> known_hypervisors();
-const hypervisor_name* find_hypervisor(std::string_view name);
 
 /// The rows of one file of the table.
 std::span<const key> hypervisor_keys();

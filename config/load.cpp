@@ -24,6 +24,7 @@ std::string override_of(const load_options& options, std::string_view path) {
 void choose_hypervisor(layered& config, const sources& from, const file_tables& read, const load_options& options,
                        std::vector<problem>& problems) {
   const auto where_of = [&](std::size_t file, position at) { return place{from.files[file].path, at, {}}; };
+  const auto& names = options.hypervisors;
   std::vector<table_seen> tables;
   for (const auto& each : read.hypervisors)
     if (std::none_of(tables.begin(), tables.end(), [&](const auto& known) { return known.name == each.name; }))
@@ -38,8 +39,8 @@ void choose_hypervisor(layered& config, const sources& from, const file_tables& 
       if (each.name == name)
         return &each;
     for (const auto& each : tables) // clh and cloud-hypervisor are one
-      if (auto* known = find_hypervisor(name);
-          known && !known->backend.empty() && known->backend == find_hypervisor(each.name)->backend)
+      if (auto* known = names.find(name);
+          known && !known->backend.empty() && known->backend == names.find(each.name)->backend)
         return &each;
     return nullptr;
   };
@@ -79,17 +80,13 @@ void choose_hypervisor(layered& config, const sources& from, const file_tables& 
     asked = "qemu";
   }
 
-  std::vector<std::string_view> known;
-  for (const auto& each : known_hypervisors())
-    known.push_back(each.name);
-  const auto* found = find_hypervisor(asked);
+  const auto* found = names.find(asked);
   config.hypervisor = asked;
   if (!found) {
-    auto near = nearest(asked, known);
     problems.push_back(make_problem(where, {"runtime.hypervisor_name", '"' + asked + '"', "no such hypervisor",
-                                            "one of qemu, clh, cloud-hypervisor", near, v1::CONFIG_SEVERITY_ERROR}));
+                                            names.allowed(), names.nearest_to(asked), v1::CONFIG_SEVERITY_ERROR}));
     config.hypervisor = tables.empty() ? "qemu" : tables[0].name;
-    found = find_hypervisor(config.hypervisor);
+    found = names.find(config.hypervisor);
   } else if ((by_pod || (named && where.other.empty() && !tables.empty())) && !has_table(asked)) {
     problems.push_back(make_problem(where, {"runtime.hypervisor_name",
                                             '"' + asked + '"',
@@ -105,7 +102,7 @@ void choose_hypervisor(layered& config, const sources& from, const file_tables& 
     problems.push_back(make_problem(
         where, {"hypervisor." + config.hypervisor,
                 {},
-                "hypervisor \"" + config.hypervisor + "\" is not supported; backends: qemu, cloud-hypervisor",
+                "hypervisor \"" + config.hypervisor + "\" is not supported; backends: " + names.backends(),
                 {},
                 {},
                 v1::CONFIG_SEVERITY_ERROR}));
@@ -230,6 +227,11 @@ void apply_overrides(layered& config, const load_options& options, std::vector<p
     }
     const auto* row = find_key_by_path(path);
     place where{{}, {}, "command line"};
+    if (const auto name = hypervisor_in(path); row && !name.empty() && !options.hypervisors.find(name)) {
+      problems.push_back(make_problem(where, {path, text, "no such hypervisor", options.hypervisors.allowed(),
+                                              options.hypervisors.nearest_to(name), v1::CONFIG_SEVERITY_ERROR}));
+      continue;
+    }
     if (!row) {
       std::vector<std::string_view> names;
       for (const auto& each : all_keys())

@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "config/hypervisors.hpp"
 #include "config/keys.hpp"
 #include "config/problem.hpp"
 #include "config/value.hpp"
@@ -38,6 +39,7 @@ struct load_options {
   bool lenient = false;                           ///< unknown keys and tables are warnings
   std::map<std::string, std::string> annotations; ///< only io.katacontainers.config.* counts
   std::vector<std::pair<std::string, std::string>> overrides;
+  hypervisor_names hypervisors; ///< which there are; resolve() and check() take the host's
 };
 
 /// Every key with the value in force, for one hypervisor.

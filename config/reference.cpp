@@ -69,8 +69,10 @@ the default of a resource that has a limit. (Kata's Rust runtime gives a pod tha
 `overhead_memory` alone; here such a pod keeps default_memory.) An explicit resize is honoured in both cases. A size
 above `default_maxmemory` or `default_maxvcpus` is refused before anything starts.
 
-Hypervisor names: `qemu`; `clh` or `cloud-hypervisor`; `simulated` (a model, for trying things out). `dragonball`,
-`firecracker`, `stratovirt` and others of Kata's are known, and refused by name.
+Hypervisor names: `qemu`; `clh` or `cloud-hypervisor`; and every other backend that this build has, by the name that
+`caisson backends` shows, such as `simulated` (a model, for trying things out). `dragonball`, `firecracker`, `stratovirt`
+and others of Kata's are known, and refused by name. To a backend that has no rules of its own here no rule of
+another applies; `path` names its program, which it looks for itself where that is not set.
 
 ## The keys
 

@@ -148,6 +148,8 @@ void fill(const layered& config, const adapted& figures, v1::SandboxConfig& out)
   const auto& machine = config.text(hv, "machine_type");
   if (config.backend == "qemu")
     out.set_machine_type(!machine.empty() ? machine : figures.architecture == "aarch64" ? "virt" : "q35");
+  else if (config.backend != "cloud-hypervisor")
+    out.set_machine_type(machine);
   out.set_vmm_path(figures.vmm_path);
   out.set_libvirt_uri(config.text(hv, "libvirt_uri"));
   out.set_accelerator(config.text(hv, "accelerator"));
@@ -177,8 +179,9 @@ void fill(const layered& config, const adapted& figures, v1::SandboxConfig& out)
   out.set_entropy_source(config.text(hv, "entropy_source"));
 }
 
-load_options options_of(const v1::ResolveConfig& request) {
+load_options options_of(const v1::ResolveConfig& request, const host_facts& host) {
   load_options options;
+  options.hypervisors = hypervisor_names{host.backends};
   options.lenient = request.lenient();
   for (const auto& [name, text] : request.annotations())
     options.annotations.emplace(name, text);
@@ -208,7 +211,7 @@ outcome resolve(const v1::ResolveConfig& request, const sources& from, const hos
     out.problems = from.problems; // nothing was read: what built-in values would give is beside the point
     return out;
   }
-  auto loaded = load(from, options_of(request));
+  auto loaded = load(from, options_of(request, host));
   const auto& config = loaded.config;
   out.problems = std::move(loaded.problems);
   auto figures = adapt(config, host);
@@ -253,7 +256,9 @@ v1::ConfigReport check(const sources& from, const load_options& options, const h
     out.mutable_problems()->Add(from.problems.begin(), from.problems.end());
     return out;
   }
-  auto loaded = load(from, options);
+  auto here = options;
+  here.hypervisors = hypervisor_names{host.backends};
+  auto loaded = load(from, here);
   auto figures = adapt(loaded.config, host);
   out.set_ok(!has_error(loaded.problems) && figures.too_large.empty());
   for (auto& each : figures.too_large)

@@ -68,7 +68,7 @@ json table_of(table in) {
 
 } // namespace
 
-std::string json_schema() {
+std::string json_schema(const hypervisor_names& names) {
   json out;
   out["$schema"] = "https://json-schema.org/draft/2020-12/schema";
   out["title"] = "Caisson's configuration.toml";
@@ -78,8 +78,8 @@ std::string json_schema() {
   hypervisor["properties"]["factory"] = table_of(table::hypervisor_factory);
   out["$defs"]["hypervisor"] = std::move(hypervisor);
   json hypervisors = {{"type", "object"}, {"additionalProperties", false}};
-  for (const auto& each : known_hypervisors())
-    hypervisors["properties"][std::string{each.name}] = {{"$ref", "#/$defs/hypervisor"}};
+  for (const auto& each : names.all())
+    hypervisors["properties"][each.name] = {{"$ref", "#/$defs/hypervisor"}};
   auto agent = table_of(table::agent);
   agent["properties"]["mem_agent"] = table_of(table::mem_agent);
   const auto only_kata = [](json inner) {

@@ -120,9 +120,6 @@ struct table_reader {
   }
 
   void hypervisor_tables(std::size_t file, const toml_node& node) {
-    std::vector<std::string_view> known;
-    for (const auto& each : known_hypervisors())
-      known.push_back(each.name);
     for (const auto& child : node.children) {
       const auto full = "hypervisor." + child.name;
       const auto* row = find_key(table::hypervisor, child.name);
@@ -137,14 +134,11 @@ struct table_reader {
       }
       if (!needs_table(file, child, full))
         continue;
-      if (!find_hypervisor(child.name)) {
-        std::string allowed;
-        for (auto each : known)
-          allowed += (allowed.empty() ? "[hypervisor." : ", [hypervisor.") + std::string{each} + ']';
-        auto near = nearest(child.name, known);
-        problems.push_back(make_problem(
-            where(file, child.name_at),
-            {full, {}, "unknown table", allowed, near.empty() ? near : "[hypervisor." + near + ']', unknown()}));
+      if (!options.hypervisors.find(child.name)) {
+        const auto near = options.hypervisors.nearest_to(child.name);
+        problems.push_back(make_problem(where(file, child.name_at),
+                                        {full, {}, "unknown table", options.hypervisors.tables(),
+                                         near.empty() ? near : "[hypervisor." + near + ']', unknown()}));
         continue;
       }
       out.hypervisors.push_back({child.name, file, child.name_at});

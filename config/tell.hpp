@@ -42,9 +42,10 @@ std::string migrate(const layered& config);
 /// essentials.
 std::vector<std::string> watch_set(const std::string& path, const sources& from);
 
-/// The generated documents: docs/configuration.md, config/configuration.toml, the JSON Schema.
+/// The generated documents: docs/configuration.md, config/configuration.toml, the JSON Schema (with the tables of these
+/// hypervisors).
 std::string reference_page();
 std::string example_file();
-std::string json_schema();
+std::string json_schema(const hypervisor_names& names = {});
 
 } // namespace caisson::config

@@ -46,8 +46,9 @@ std::pair<std::string, std::string> cut(const std::string& text, const char* opt
   return {text.substr(0, equals), text.substr(equals + 1)};
 }
 
-config::load_options load_options_of(const config_options& o) {
+config::load_options load_options_of(const config_options& o, const config::host_facts& host) {
   config::load_options out;
+  out.hypervisors = config::hypervisor_names{host.backends};
   out.lenient = o.lenient;
   for (const auto& each : o.settings)
     out.overrides.push_back(cut(each, "--set"));
@@ -81,7 +82,7 @@ std::string counted(std::size_t n, const std::string& word) {
 
 void check(const CLI::App* verb, const config_options& o) {
   const auto host = engine::config_facts();
-  const auto options = load_options_of(o);
+  const auto options = load_options_of(o, host);
   v1::ConfigReports all;
   all.set_ok(true);
   auto files = o.files;
@@ -120,7 +121,7 @@ void check(const CLI::App* verb, const config_options& o) {
 
 void show(const CLI::App* verb, const config_options& o) {
   const auto host = engine::config_facts();
-  const auto options = load_options_of(o);
+  const auto options = load_options_of(o, host);
   const auto file = o.files.empty() ? std::string{} : o.files.front();
   const auto from = config::read_sources(file, o.allow_writable, host);
   const bool json = wants_json(verb);
@@ -182,7 +183,7 @@ void explain(const CLI::App* verb, const config_options& o) {
 
 void diff(const CLI::App* verb, const config_options& o) {
   const auto host = engine::config_facts();
-  const auto options = load_options_of(o);
+  const auto options = load_options_of(o, host);
   const bool json = wants_json(verb);
   const auto before = load_or_end(config::read_sources(o.files.at(0), o.allow_writable, host), options, json);
   const auto after = load_or_end(config::read_sources(o.files.at(1), o.allow_writable, host), options, json);
@@ -201,7 +202,7 @@ void diff(const CLI::App* verb, const config_options& o) {
 
 void migrate(const CLI::App* verb, const config_options& o) {
   const auto host = engine::config_facts();
-  auto options = load_options_of(o);
+  auto options = load_options_of(o, host);
   const auto from = config::read_sources(o.files.at(0), o.allow_writable, host);
   if (config::load(from, options).config.at(config::table::runtime, "dialect").from == config::origin::built_in)
     options.overrides.emplace_back("runtime.dialect", "kata");
@@ -252,7 +253,9 @@ void add_config_commands(CLI::App& app) {
       });
   add(
       "schema", "Print a JSON Schema of the configuration, for editors",
-      [](const CLI::App*, const config_options&) { write_all(1, config::json_schema()); },
+      [](const CLI::App*, const config_options&) {
+        write_all(1, config::json_schema(config::hypervisor_names{engine::config_facts().backends}));
+      },
       [](CLI::App&, config_options&) {});
   add("migrate", "Print the same meaning in Caisson's own keys; a file that names no dialect is read as Kata's",
       migrate, [&](CLI::App& verb, config_options& o) {

@@ -41,7 +41,9 @@ int check_verb(const command_context& c, const std::string& config) {
   options.run_directory = c.global.run_dir;
   // A faulty file is told by the engine below, with every error.
   const auto host = engine::config_facts();
-  const auto backend = config::load(config::read_sources(config, false, host), {}).config.backend;
+  config::load_options reading;
+  reading.hypervisors = config::hypervisor_names{host.backends};
+  const auto backend = config::load(config::read_sources(config, false, host), reading).config.backend;
   auto checks = check_host(options, c.directories(), host, backend);
   bool ready = true;
   std::string missing;

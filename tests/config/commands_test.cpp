@@ -93,6 +93,18 @@ TEST_F(config_commands, show_names_the_origin_of_every_value) {
   EXPECT_EQ(json["dialect"], "page");
 }
 
+TEST_F(config_commands, know_every_backend_of_the_build) {
+  const auto file = write("c.toml", "[hypervisor.simulated]\ndefault_memory = 512\n");
+  EXPECT_EQ(run("config check " + file).status, 0);
+  const auto shown = run("config show " + file);
+  EXPECT_EQ(shown.status, 0) << shown.out;
+  EXPECT_NE(shown.out.find("hypervisor.simulated.default_memory = 512"), std::string::npos) << shown.out;
+  EXPECT_NE(run("config schema").out.find("\"simulated\": {"), std::string::npos);
+  const auto unknown = run("config show --set hypervisor_name=simulatd " + file);
+  EXPECT_EQ(unknown.status, 2);
+  EXPECT_NE(unknown.out.find("did you mean simulated?"), std::string::npos) << unknown.out;
+}
+
 TEST_F(config_commands, explain_diff_schema_migrate) {
   EXPECT_NE(run("config explain hypervisor.qemu.memory_slots").out.find("DIMM slots"), std::string::npos);
   const auto unknown = run("config explain default_memroy");

@@ -30,7 +30,7 @@ std::string said_about(const fs::path& file) {
   from.path = file.filename().string();
   from.files.push_back({from.path, text.str()});
   auto facts = host({"/usr/bin/cloud-hypervisor", "/usr/bin/qemu-system-aarch64", "/usr/share/AAVMF/AAVMF_CODE.fd"});
-  facts.backends = {{"qemu", {"x86_64", "aarch64"}}, {"cloud-hypervisor", {"x86_64"}}};
+  facts.backends = {{"qemu", {"x86_64", "aarch64"}}, {"cloud-hypervisor", {"x86_64"}}, {"simulated", {}}};
   const auto report = check(from, {}, facts);
   std::string out = file.filename().string() + (report.ok() ? ": loads\n" : ": refused\n");
   for (const auto& each : report.problems())

@@ -176,11 +176,69 @@ TEST(loading, the_command_line_wins_over_the_file) {
 TEST(loading, another_hypervisor_from_the_command_line_takes_the_figures_of_the_only_table) {
   load_options options;
   options.overrides = {{"hypervisor_name", "simulated"}};
+  options.hypervisors = hypervisor_names{host().backends};
   const auto out = load(one("[hypervisor.qemu]\ndefault_memory = 512\npath = \"/nowhere\"\n"), options);
   EXPECT_EQ(texts(out.problems), "");
   EXPECT_EQ(out.config.backend, "simulated");
   EXPECT_EQ(value_of(out.config, "hypervisor.default_memory"), "512");
   EXPECT_EQ(out.config.text(table::hypervisor, "path"), "");
+}
+
+load_options with_backends(std::vector<backend_line> lines) {
+  load_options out;
+  out.hypervisors = hypervisor_names{lines};
+  return out;
+}
+
+TEST(hypervisors, a_backend_of_the_registry_that_no_rule_knows_loads_by_its_name) {
+  auto options = with_backends({{"qemu", {"x86_64"}}, {"toaster", {}}});
+  const auto out = load(one("[hypervisor.toaster]\ndefault_memory = 512\nmemory_slots = 4\npath = \"/opt/toaster\"\n"
+                            "[hypervisor.toaster.factory]\ntemplate_path = \"\"\n"
+                            "[runtime]\nhypervisor_name = \"toaster\"\n"),
+                        options);
+  EXPECT_EQ(texts(out.problems), "");
+  EXPECT_EQ(out.config.backend, "toaster");
+  EXPECT_EQ(value_of(out.config, "hypervisor.toaster.default_memory"), "512");
+  options.overrides = {{"hypervisor_name", "toaster"}, {"hypervisor.toaster.default_memory", "768"}};
+  const auto asked = load(one("[hypervisor.qemu]\nmemory_slots = 4\n"), options);
+  EXPECT_EQ(texts(asked.problems), "");
+  EXPECT_EQ(asked.config.backend, "toaster");
+  EXPECT_EQ(value_of(asked.config, "hypervisor.memory_slots"), "4");
+  EXPECT_EQ(value_of(asked.config, "hypervisor.default_memory"), "768");
+}
+
+TEST(hypervisors, an_unknown_name_is_told_what_there_is) {
+  auto options = with_backends({{"qemu", {}}, {"cloud-hypervisor", {}}, {"toaster", {}}});
+  const auto there = "one of qemu, clh, cloud-hypervisor, toaster";
+  EXPECT_EQ(texts(load(one("[hypervisor.toastr]\n"), options).problems),
+            "c.toml:1:13: hypervisor.toastr: unknown table; allowed: [hypervisor.qemu], [hypervisor.clh], "
+            "[hypervisor.cloud-hypervisor], [hypervisor.toaster]; did you mean [hypervisor.toaster]?\n");
+  options.overrides = {{"runtime.hypervisor_name", "grill"}};
+  EXPECT_EQ(texts(load(one(""), options).problems),
+            std::string{"command line: runtime.hypervisor_name = \"grill\": no such hypervisor; allowed: "} + there +
+                '\n');
+  options.overrides = {{"hypervisor.toastr.default_memory", "512"}};
+  EXPECT_EQ(texts(load(one(""), options).problems),
+            std::string{"command line: hypervisor.toastr.default_memory = 512: no such hypervisor; allowed: "} + there +
+                "; did you mean toaster?\n");
+  // Of Kata's names only those that this build can run are offered.
+  options = with_backends({{"toaster", {}}});
+  options.overrides = {{"runtime.hypervisor_name", "grill"}};
+  EXPECT_NE(texts(load(one(""), options).problems).find("allowed: one of toaster\n"), std::string::npos);
+}
+
+TEST(hypervisors, katas_refused_names_stay_refused_unless_somebody_writes_the_backend) {
+  const auto without = with_backends({{"qemu", {}}, {"toaster", {}}});
+  const auto said = load(one("[hypervisor.fc]\n"), without);
+  EXPECT_EQ(texts(said.problems),
+            "c.toml:1:13: hypervisor.fc: hypervisor \"fc\" is not supported; backends: qemu, toaster\n");
+  EXPECT_EQ(said.config.backend, "");
+  const auto with = with_backends({{"qemu", {}}, {"firecracker", {}}});
+  for (const char* name : {"firecracker", "fc"}) {
+    const auto out = load(one("[hypervisor." + std::string{name} + "]\n"), with);
+    EXPECT_EQ(texts(out.problems), "");
+    EXPECT_EQ(out.config.backend, "firecracker");
+  }
 }
 
 TEST(key_table, is_whole) {

@@ -135,6 +135,32 @@ TEST(resolving, a_host_without_qemu_is_told_the_package) {
   EXPECT_NE(texts(out.problems).find("package qemu-system-x86"), std::string::npos) << texts(out.problems);
 }
 
+TEST(resolving, a_backend_without_rules_is_told_what_the_file_says) {
+  auto facts = host({"/opt/toaster"});
+  facts.backends.push_back({"toaster", {}});
+  const auto out = resolved("[hypervisor.toaster]\npath = \"/opt/toaster\"\nmachine_type = \"q35\"\n"
+                            "cpu_features = \"+crumbs\"\ndefault_memory = 512\nmemory_slots = 20\ndefault_bridges = 0\n",
+                            {}, facts);
+  ASSERT_TRUE(out.config) << texts(out.problems);
+  const auto& box = out.config->sandbox();
+  EXPECT_EQ(box.hypervisor(), "toaster");
+  EXPECT_EQ(box.vmm_path(), "/opt/toaster");
+  EXPECT_EQ(box.machine_type(), "q35");
+  EXPECT_EQ(box.cpu_features(), "+crumbs");
+  EXPECT_EQ(box.boot_memory_bytes(), std::uint64_t{512} << 20);
+  EXPECT_EQ(box.memory_slots(), 20u);
+  EXPECT_EQ(box.bridges(), 0u);
+  for (const auto& each : out.config->adaptations())
+    EXPECT_EQ(each.why().find("has no meaning"), std::string::npos) << each.key() << ": " << each.why();
+  const auto unnamed = resolved("[hypervisor.toaster]\n", {}, facts);
+  ASSERT_TRUE(unnamed.config) << texts(unnamed.problems);
+  EXPECT_EQ(unnamed.config->sandbox().vmm_path(), "");
+  EXPECT_NE(texts(resolved("[hypervisor.toaster]\npath = \"/opt/toastr\"\n", {}, facts).problems)
+                .find("hypervisor.toaster.path = \"/opt/toastr\": there is no such file; did you mean /opt/toaster?"),
+            std::string::npos);
+  EXPECT_TRUE(check(one("[hypervisor.toaster]\n"), {}, facts).ok());
+}
+
 TEST(resolving, a_backend_that_this_build_lacks_is_refused_but_no_error_of_the_file) {
   const std::string clh = "[hypervisor.clh]\npath = \"/usr/bin/cloud-hypervisor\"\n";
   const auto out = resolved(clh);
@@ -192,7 +218,7 @@ TEST(resolving, a_hypervisor_without_a_backend_is_refused_with_one_message) {
       host());
   ASSERT_EQ(out.problems_size(), 1);
   EXPECT_EQ(out.problems(0).text(), "c.toml:1:13: hypervisor.firecracker: hypervisor \"firecracker\" is not supported; "
-                                    "backends: qemu, cloud-hypervisor");
+                                    "backends: qemu, simulated");
   EXPECT_EQ(out.adaptations_size(), 0);
 }
 

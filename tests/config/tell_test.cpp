@@ -52,6 +52,12 @@ TEST(generated, schema_knows_every_key) {
     EXPECT_NE(schema.find('"' + std::string{row.name} + "\": {"), std::string::npos) << row.name;
 }
 
+TEST(generated, schema_has_the_tables_of_the_builds_hypervisors) {
+  const std::vector<backend_line> lines = {{"qemu", {}}, {"toaster", {}}};
+  EXPECT_NE(json_schema(hypervisor_names{lines}).find("\"toaster\": {"), std::string::npos);
+  EXPECT_EQ(json_schema().find("\"toaster\""), std::string::npos);
+}
+
 TEST(explaining, a_key_in_a_few_lines) {
   EXPECT_EQ(explain(*find_key_by_path("default_memory")),
             "hypervisor.default_memory (integer, MiB)\n"

@@ -107,6 +107,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   hold(out.config.has_value() != config::has_error(out.problems), "neither a configuration nor an error");
 
   config::load_options options;
+  options.hypervisors = config::hypervisor_names{facts.backends};
   for (const auto& [name, value] : in.request.annotations())
     options.annotations.emplace(name, value);
   for (const auto& each : in.request.overrides())
