@@ -135,6 +135,20 @@ void add_memory(pugi::xml_node domain, const v1::VmSpec& spec) {
     attribute(add(backing, "allocation"), "mode", "immediate");
 }
 
+/// All but the first can leave again. Only KVM lets them, so that others start without the detour of plugging them.
+void add_boot_vcpus(pugi::xml_node domain, const v1::VmSpec& spec) {
+  if (!x86(spec) || spec.accelerator() != "kvm" || spec.boot_vcpus() == 1)
+    return;
+  auto all = add(domain, "vcpus");
+  for (std::uint32_t n = 0; n < spec.max_vcpus(); ++n) {
+    auto one = attribute(add(all, "vcpu"), "id", std::to_string(n));
+    attribute(one, "enabled", n < spec.boot_vcpus() ? "yes" : "no");
+    attribute(one, "hotpluggable", n == 0 ? "no" : "yes");
+    if (n < spec.boot_vcpus())
+      attribute(one, "order", std::to_string(n + 1));
+  }
+}
+
 void add_boot(pugi::xml_node domain, const v1::VmSpec& spec) {
   auto os = add(domain, "os");
   auto type = add(os, "type", "hvm");
@@ -326,6 +340,7 @@ std::string domain_xml(const v1::VmSpec& spec, std::string_view state_directory,
   add_memory(domain, spec);
   attribute(attribute(add(domain, "vcpu", std::to_string(spec.max_vcpus())), "placement", "static"), "current",
             std::to_string(spec.boot_vcpus()));
+  add_boot_vcpus(domain, spec);
   add_boot(domain, spec);
   add_processors(domain, spec);
   auto clock = attribute(add(domain, "clock"), "offset", "utc");

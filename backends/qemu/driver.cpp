@@ -295,12 +295,11 @@ v1::Capabilities driver::describe(const v1::DescribeBackend& q) {
   if (!x86)
     c.set_vcpu_plug_why_not("QEMU's virt machine cannot plug vCPUs; the guest can only take those that it booted with off "
                             "and on");
-  c.set_vcpu_unplug(false);
-  c.set_vcpu_unplug_why_not(
-      !x86 ? "QEMU's virt machine cannot unplug vCPUs; one that the guest has taken offline stays plugged"
-      : choice.accelerator == "tcg"
-          ? "QEMU under TCG never reports a vCPU as unplugged; a vCPU that the guest has taken offline stays plugged"
-          : "not proved under KVM here, so not offered; a vCPU that the guest has taken offline stays plugged");
+  c.set_vcpu_unplug(x86 && choice.accelerator == "kvm");
+  if (!c.vcpu_unplug())
+    c.set_vcpu_unplug_why_not(
+        x86 ? "QEMU under TCG never finishes unplugging a vCPU; one that the guest has taken offline stays plugged"
+            : "QEMU's virt machine cannot unplug vCPUs; one that the guest has taken offline stays plugged");
   c.set_disks(true);
   c.set_nets(true);
   c.set_shares(true);

@@ -73,13 +73,18 @@ private:
   // vm_verbs.cpp
   v1::VmObserved create(const vm_ptr& vm, const call_ptr& call, const v1::VmSpec& spec);
   v1::VmObserved apply_memory_step(const vm_ptr& vm, const call_ptr& call, const v1::ApplyMemoryStep& step);
-  v1::VmObserved set_vcpus(const vm_ptr& vm, const call_ptr& call, std::uint32_t count);
   v1::VmObserved pause(const vm_ptr& vm, const call_ptr& call, bool paused);
   v1::VmObserved destroy(const vm_ptr& vm, const call_ptr& call);
   domain_handle living_domain(const vm_ptr& vm);
   void remove_files(const vm_ptr& vm);
   /// How long a verb may take for reading back what it has done.
   static std::chrono::milliseconds read_back_budget(const pending_call& call);
+
+  // vcpu_verbs.cpp
+  v1::VmObserved set_vcpus(const vm_ptr& vm, const call_ptr& call, std::uint32_t count);
+  void plug_vcpus(const vm_ptr& vm, const call_ptr& call, virDomainPtr domain, std::uint32_t plugged, std::uint32_t count);
+  /// Asks the guest to let go the last ones; it does so a moment later.
+  void ask_for_vcpus(virDomainPtr domain, std::uint32_t plugged, std::uint32_t count);
 
   // device_verbs.cpp
   v1::VmObserved attach(const vm_ptr& vm, const call_ptr& call, const v1::AttachDevice& asked);

@@ -1,7 +1,5 @@
 /// Reading a VM back: from libvirt what needs no answer of the VMM, from the monitor the rest, within a bounded time.
 
-#include <libvirt/libvirt-qemu.h>
-
 #include <future>
 #include <utility>
 
@@ -17,13 +15,7 @@ namespace {
 using namespace std::chrono_literals;
 
 std::string monitor(virDomainPtr domain, const char* command) {
-  char* raw = nullptr;
-  std::string question = std::string{"{\"execute\":\""} + command + "\"}";
-  int rc = in_library([&] { return virDomainQemuMonitorCommand(domain, question.c_str(), &raw, 0); });
-  library_text answer{raw};
-  if (rc != 0)
-    throw library_failure(command);
-  return answer.get();
+  return ask_qemu(domain, std::string{"{\"execute\":\""} + command + "\"}");
 }
 
 v1::VmState state_of(virDomainPtr domain) {

@@ -1,5 +1,6 @@
 #include "backends/qemu/library.hpp"
 
+#include <libvirt/libvirt-qemu.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -99,6 +100,15 @@ std::string pid_file(const std::string& root, const std::string& domain_name) {
 
 std::string log_file(const std::string& root, const std::string& domain_name) {
   return root + "/log/qemu/" + domain_name + ".log";
+}
+
+std::string ask_qemu(virDomainPtr domain, const std::string& command) {
+  char* raw = nullptr;
+  int rc = in_library([&] { return virDomainQemuMonitorCommand(domain, command.c_str(), &raw, 0); });
+  library_text answer{raw};
+  if (rc != 0)
+    throw library_failure("QEMU's monitor was not asked " + command);
+  return answer.get();
 }
 
 library::library(std::string run_directory, std::string cache_directory, library_events events)

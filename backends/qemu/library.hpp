@@ -26,6 +26,10 @@ std::string embedded_root(const std::string& run_directory);
 std::string pid_file(const std::string& root, const std::string& domain_name);
 std::string log_file(const std::string& root, const std::string& domain_name);
 
+/// One command of QEMU's monitor and its answer, both JSON; an answer may be an error of QEMU's. May block. Throws failure
+/// where libvirt has no answer.
+std::string ask_qemu(virDomainPtr domain, const std::string& command);
+
 class library {
 public:
   /// `cache_directory`: where the probed capabilities of the VMMs are kept for all engines of this user.

@@ -1,5 +1,8 @@
 #include "backends/qemu/monitor_reading.hpp"
 
+#include <algorithm>
+#include <charconv>
+#include <functional>
 #include <nlohmann/json.hpp>
 
 #include "backends/qemu/domain_xml.hpp"
@@ -79,6 +82,33 @@ std::uint32_t read_plugged_vcpus(const std::string& answer) {
         count += slot.value("vcpus-count", 1u);
     return count;
   });
+}
+
+std::vector<std::string> read_removable_vcpus(const std::string& answer) {
+  return result_of(answer, "query-hotpluggable-cpus", [](const json& slots) {
+    constexpr std::string_view named = "/machine/peripheral/", prefix = "vcpu";
+    std::vector<std::pair<unsigned long, std::string>> found;
+    for (const auto& slot : slots) {
+      auto path = slot.value("qom-path", "");
+      if (!path.starts_with(named))
+        continue;  // without a name: part of the machine from the beginning
+      auto name = path.substr(named.size());
+      auto digits = name.starts_with(prefix) ? std::string_view{name}.substr(prefix.size()) : std::string_view{};
+      unsigned long number = 0;
+      auto [end, bad] = std::from_chars(digits.data(), digits.data() + digits.size(), number);
+      if (!digits.empty() && bad == std::errc{} && end == digits.data() + digits.size())
+        found.emplace_back(number, std::move(name));
+    }
+    std::sort(found.begin(), found.end(), std::greater<>{});
+    std::vector<std::string> out;
+    for (auto& [number, name] : found)
+      out.push_back(std::move(name));
+    return out;
+  });
+}
+
+void read_taken(const std::string& answer, const char* command) {
+  result_of(answer, command, [](const json&) { return 0; });
 }
 
 std::map<std::string, std::string> read_pci_addresses(const std::string& answer) {

@@ -23,6 +23,10 @@ memory_devices read_memory_devices(const std::string& query_memory_devices);
 std::uint64_t read_boot_bytes(const std::string& query_memory_size_summary);
 /// 0 where the machine plugs none.
 std::uint32_t read_plugged_vcpus(const std::string& query_hotpluggable_cpus);
+/// Names of the vCPUs that can be unplugged, the one that was plugged last in the machine's order first.
+std::vector<std::string> read_removable_vcpus(const std::string& query_hotpluggable_cpus);
+/// Throws what QEMU said where it did not take a command.
+void read_taken(const std::string& answer, const char* command);
 
 /// query-pci: where the guest sees each device that has a name, "0000:BB:DD.F". What stands behind a root port has none as
 /// long as nobody has numbered the buses.

@@ -193,31 +193,6 @@ v1::VmObserved driver::apply_memory_step(const vm_ptr& vm, const call_ptr& call,
   return read_back(vm, domain.get(), read_back_budget(*call));
 }
 
-v1::VmObserved driver::set_vcpus(const vm_ptr& vm, const call_ptr& call, std::uint32_t count) {
-  auto domain = living_domain(vm);
-  auto now = read_back(vm, domain.get(), read_back_budget(*call));
-  if (!now.stale_reason().empty())
-    throw failure("backend_refused", "how many vCPUs there are cannot be read: " + now.stale_reason());
-  if (count == 0 || count > now.max_vcpus())
-    throw failure("out_of_range", std::to_string(count) + " vCPUs: expected 1 to " + std::to_string(now.max_vcpus()) +
-                                      ", the most that the VM was made with");
-  if (count == now.plugged_vcpus())
-    return now;
-  if (count < now.plugged_vcpus())
-    throw failure("unsupported", std::to_string(now.plugged_vcpus()) + " vCPUs are plugged and QEMU cannot be relied on to "
-                                 "unplug one (capability vcpu_unplug); take vCPUs offline in the guest instead");
-  if (in_library([&] { return virDomainSetVcpusFlags(domain.get(), count, VIR_DOMAIN_AFFECT_LIVE); }) != 0) {
-    auto why = library_failure("vCPUs were not set to " + std::to_string(count));
-    if (virDomainIsActive(domain.get()) != 1)
-      throw failure("vmm_died", std::string{why.what()} + "; the VM has ended meanwhile");
-    throw why;
-  }
-  auto spent = now.vmm_call_us();
-  now = read_back(vm, domain.get(), read_back_budget(*call));
-  now.set_vmm_call_us(now.vmm_call_us() + spent);
-  return now;
-}
-
 v1::VmObserved driver::pause(const vm_ptr& vm, const call_ptr& call, bool paused) {
   auto domain = living_domain(vm);
   int state = 0, reason = 0;

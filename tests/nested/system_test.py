@@ -92,9 +92,9 @@ class SandboxTest(unittest.TestCase):
         self.assertTrue(select.select([watched], [], [], 60)[0])
         os.close(watched)
 
-    def boot(self):
+    def boot(self, *more):
         made = self.caisson("run", "--detach", "--name", "a", "--hypervisor", OPTIONS.hypervisor, "--memory", "512M",
-                            "--memory-method", self.method, status=None)
+                            *more, "--memory-method", self.method, status=None)
         if made.returncode != 0 and f"hotplug by {self.method} does not work with" in made.stderr:
             self.skipTest(made.stderr.strip())
         self.assertEqual(made.returncode, 0, made.stdout + made.stderr)
@@ -124,11 +124,17 @@ class SandboxTest(unittest.TestCase):
         # The most by default is what the host has, and the nested machine has two.
         self.assertEqual(self.resize("--cpus", "2")["state"], "OPERATION_STATE_CONVERGED")
         self.assertEqual(self.processors(), 2)
-        self.resize("--cpus", "1")
-        self.assertEqual(self.processors(), 1)
-        print(f"    processors given back: {self.status()['vcpus']}")
+        self.give_processors_back()
         self.resize("--cpus", "2")
         self.assertEqual(self.processors(), 2)
+
+    def give_processors_back(self):
+        self.assertEqual(self.resize("--cpus", "1")["state"], "OPERATION_STATE_CONVERGED")
+        self.assertEqual(self.processors(), 1)
+        vcpus = self.status()["vcpus"]
+        print(f"    processors given back: {vcpus}")
+        if OPTIONS.hypervisor == "qemu":
+            self.assertEqual(vcpus["plugged"], 1)
 
     def remove(self, seen):
         self.caisson("rm", "a")
@@ -148,6 +154,26 @@ class VirtioMemTest(SandboxTest):
         self.move_processors()
         self.caisson("stop", "a")
         self.assertEqual(self.status()["state"], "SANDBOX_STATE_STOPPED")
+        self.remove(seen)
+
+
+class ProcessorTest(SandboxTest):
+    """Of several at boot all but the first can leave, again and again, and with another engine than the one that plugged."""
+
+    method = "virtio-mem"
+
+    def test_a_life(self):
+        if OPTIONS.hypervisor != "qemu":
+            self.skipTest("QEMU's; the other lives move Cloud Hypervisor's processors")
+        seen = self.boot("--cpus", "2")
+        self.assertEqual(self.processors(), 2)
+        for _ in range(5):
+            self.give_processors_back()
+            self.assertEqual(self.resize("--cpus", "2")["state"], "OPERATION_STATE_CONVERGED")
+            self.assertEqual(self.processors(), 2)
+        self.kill_engine()
+        self.caisson("exec", "a", "--", "true")
+        self.give_processors_back()
         self.remove(seen)
 
 

@@ -207,6 +207,22 @@ TEST(domain_xml, arm64_has_acpi_and_two_flashes_with_firmware) {
   EXPECT_EQ(text(d, "//maxMemory/@slots"), "10");
 }
 
+TEST(domain_xml, under_kvm_all_vcpus_but_the_first_can_leave) {
+  auto s = spec();
+  s.set_boot_vcpus(2);
+  s.set_max_vcpus(3);
+  EXPECT_EQ(text(parsed(s), "//vcpus"), "(none)") << "under TCG none can";
+  s.set_accelerator("kvm");
+  auto d = parsed(s);
+  EXPECT_EQ(text(d, "//vcpus/vcpu[@id='0']/@hotpluggable"), "no");
+  EXPECT_EQ(text(d, "//vcpus/vcpu[@id='1']/@hotpluggable"), "yes");
+  EXPECT_EQ(text(d, "//vcpus/vcpu[@id='1']/@enabled"), "yes");
+  EXPECT_EQ(text(d, "//vcpus/vcpu[@id='1']/@order"), "2");
+  EXPECT_EQ(text(d, "//vcpus/vcpu[@id='2']/@enabled"), "no");
+  s.set_boot_vcpus(1);
+  EXPECT_EQ(text(parsed(s), "//vcpus"), "(none)");
+}
+
 TEST(domain_xml, arm64_plugs_no_vcpus) {
   auto s = arm(v1::MEMORY_METHOD_VIRTIO_MEM);
   s.set_max_vcpus(4);
@@ -368,6 +384,22 @@ TEST(monitor_reading, sums_what_is_there) {
   EXPECT_THROW(read_plugged_vcpus(R"({"error":{"class":"GenericError","desc":"something else"}})"), failure);
   EXPECT_EQ(read_plugged_vcpus(R"({"return":[{"props":{"socket-id":1},"vcpus-count":1,"type":"t"},
     {"props":{"socket-id":0},"vcpus-count":1,"qom-path":"/machine/unattached/device[0]","type":"t"}]})"), 1u);
+}
+
+TEST(monitor_reading, the_vcpus_that_can_leave_are_told_last_one_first) {
+  auto slot = [](const std::string& path) {
+    return R"({"props":{"socket-id":1},"vcpus-count":1,"type":"t")" + (path.empty() ? "" : R"(,"qom-path":")" + path + '"') +
+           "},";
+  };
+  auto answer = R"({"return":[)" + slot("") + slot("/machine/peripheral/vcpu10") + slot("/machine/peripheral/vcpu9") +
+                slot("/machine/peripheral/vcpux") + slot("/machine/peripheral/vcpu1\\\"}") +
+                slot("/machine/unattached/device[0]");
+  answer.back() = ']';
+  EXPECT_EQ(read_removable_vcpus(answer + '}'), (std::vector<std::string>{"vcpu10", "vcpu9"}));
+  EXPECT_THROW(read_removable_vcpus(R"({"error":{"class":"GenericError","desc":"something else"}})"), failure);
+  EXPECT_NO_THROW(read_taken(R"({"return":{},"id":"libvirt-7"})", "device_del"));
+  EXPECT_THROW(read_taken(R"({"error":{"class":"DeviceNotFound","desc":"Device 'vcpu2' not found"}})", "device_del"),
+               failure);
 }
 
 TEST(monitor_reading, keeps_qemus_own_words) {
