@@ -3,19 +3,16 @@
 
 #include <gtest/gtest.h>
 
-#include <poll.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <nlohmann/json.hpp>
 
-#include <csignal>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <memory>
 
-#include "frontends/grpc/client.hpp"
-#include "tests/frontends/program.hpp"
+#include "tests/system/engine_home.hpp"
 
 namespace caisson::test {
 namespace {
@@ -30,23 +27,11 @@ constexpr const char* firmware_code = "/usr/share/AAVMF/AAVMF_CODE.fd";
 class arm64 : public ::testing::Test {
 protected:
   static void SetUpTestSuite() {
-    char name[] = "/dev/shm/caisson-arm64-XXXXXX";
-    directory = ::mkdtemp(name);
-    ::setenv("CAISSON_IDLE_EXIT_S", "2", 1);
+    home = std::make_unique<engine_home>("arm64");
+    directory = home->directory();
   }
 
-  static void TearDownTestSuite() {
-    if (auto connected = door::client::connect(directory + "/r/engine.sock"); connected && connected->index() == 0) {
-      auto pid = static_cast<pid_t>(std::get<0>(*connected)->engine().pid());
-      int fd = static_cast<int>(::syscall(SYS_pidfd_open, pid, 0));
-      ::kill(pid, SIGTERM);
-      pollfd p{fd, POLLIN, 0};
-      ::poll(&p, 1, 30'000);
-      ::close(fd);
-    }
-    std::error_code error;
-    fs::remove_all(directory, error);
-  }
+  static void TearDownTestSuite() { home.reset(); }
 
   void SetUp() override {
     for (const char* file : {"Image", "initramfs.cpio", "manifest.json"})
@@ -63,9 +48,7 @@ protected:
   }
 
   static program_result caisson(std::vector<std::string> more, int at_most_s = 120) {
-    std::vector<std::string> all{CAISSON_PROGRAM, "--state-dir", directory + "/s", "--run-dir", directory + "/r"};
-    all.insert(all.end(), more.begin(), more.end());
-    return run_program(all, {}, at_most_s);
+    return home->caisson(std::move(more), {}, at_most_s);
   }
 
   /// A configuration of 512 MiB that may grow to 2 GiB.
@@ -116,22 +99,47 @@ protected:
     EXPECT_LT(mem_total(), before + 192 * mib);
   }
 
-  /// Everything that a run directory of the engine holds.
+  /// The variable stores that the run directory of the engine holds.
   static std::vector<std::string> stores() {
     std::vector<std::string> out;
-    std::error_code ignored;
-    for (fs::recursive_directory_iterator at{directory + "/r", fs::directory_options::skip_permission_denied, ignored},
-         end;
-         at != end; at.increment(ignored))
-      if (at->path().filename() == "firmware-variables.fd")
-        out.push_back(at->path());
+    for (auto& file : home->run_files())
+      if (file.filename() == "firmware-variables.fd")
+        out.push_back(std::move(file));
     return out;
   }
 
+  void expect_processors(int online, unsigned milli, const std::string& cpu_max) const {
+    auto v = status()["vcpus"];
+    EXPECT_EQ(v["online"], online);
+    EXPECT_EQ(v["plugged"], 2) << "the virt machine takes none out: one that the guest has off stays plugged";
+    EXPECT_EQ(v["target_milli"], milli);
+    EXPECT_EQ(in_guest({"nproc"}), std::to_string(online) + "\n");
+    EXPECT_EQ(in_guest({"cat", "/sys/fs/cgroup/workload/cpu.max"}), cpu_max + "\n");
+  }
+
+  void processors_go_offline_and_come_back() {
+    const char* whole = "max 100000";
+    expect_processors(2, 2000, whole);
+    EXPECT_EQ(caisson({"resize", sandbox, "--cpus", "1"}).status, 0);
+    expect_processors(1, 1000, whole);
+    EXPECT_EQ(in_guest({"cat", "/sys/devices/system/cpu/offline"}), "1\n");
+    EXPECT_EQ(caisson({"resize", sandbox, "--cpus", "2"}).status, 0);
+    expect_processors(2, 2000, whole);
+    EXPECT_EQ(caisson({"resize", sandbox, "--cpus", "1.5"}).status, 0);
+    expect_processors(2, 1500, "150000 100000");
+    auto refused = caisson({"resize", sandbox, "--cpus", "4"});
+    EXPECT_EQ(refused.status, 2) << refused.err;
+    for (const char* part : {"at most 2", "cannot plug more", "default_vcpus"})
+      EXPECT_NE(refused.err.find(part), std::string::npos) << part << " in " << refused.err;
+    expect_processors(2, 1500, "150000 100000");
+  }
+
   std::string sandbox;
+  static std::unique_ptr<engine_home> home;
   static std::string directory;
 };
 
+std::unique_ptr<engine_home> arm64::home;
 std::string arm64::directory;
 
 class arm64_firmware : public arm64 {
@@ -148,16 +156,16 @@ protected:
 };
 
 TEST_F(arm64, runs_and_is_resized_without_firmware) {
-  auto made = boot("a", "default_maxvcpus = 2\n", {"--arch", "aarch64"});
+  auto made = boot("a", "default_vcpus = 2\ndefault_maxvcpus = 4\n", {"--arch", "aarch64"});
   ASSERT_EQ(made.status, 0) << made.err;
   EXPECT_EQ(in_guest({"uname", "-m"}), "aarch64\n");
   auto s = status();
   EXPECT_EQ(s["architecture"], "aarch64");
-  EXPECT_EQ(s["vcpus"]["max"], 1) << "the virt machine plugs no vCPUs, so that there is no room for more";
+  EXPECT_EQ(s["vcpus"]["max"], 2) << "the virt machine plugs no vCPUs, so that there is no room for more";
+  EXPECT_EQ(s["guest_features"]["free_page_reporting"], true);
   EXPECT_TRUE(stores().empty());
   grows_and_shrinks();
-  auto got = caisson({"resize", "a", "--cpus", "2"});
-  EXPECT_EQ(got.status, 2) << got.err;
+  processors_go_offline_and_come_back();
 }
 
 TEST_F(arm64, dimms_without_firmware_are_refused_before_boot) {

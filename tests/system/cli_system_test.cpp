@@ -3,19 +3,15 @@
 
 #include <gtest/gtest.h>
 
-#include <poll.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-
 #include <nlohmann/json.hpp>
 
 #include <chrono>
 #include <csignal>
 #include <filesystem>
 #include <fstream>
+#include <memory>
 
-#include "frontends/grpc/client.hpp"
-#include "tests/frontends/program.hpp"
+#include "tests/system/engine_home.hpp"
 
 namespace caisson::test {
 namespace {
@@ -29,9 +25,7 @@ constexpr int boot_s = 240; // under TCG, beside other work
 class real_sandbox : public ::testing::Test {
 protected:
   static void SetUpTestSuite() {
-    char name[] = "/dev/shm/caisson-system-XXXXXX";
-    directory = ::mkdtemp(name);
-    ::setenv("CAISSON_IDLE_EXIT_S", "2", 1);
+    home = std::make_unique<engine_home>("system");
     auto checked = caisson({"check", "--json"}, {}, boot_s);
     if (checked.status != 0) {
       skip_reason = "this host cannot run sandboxes: " + checked.err;
@@ -44,9 +38,7 @@ protected:
   static void TearDownTestSuite() {
     if (skip_reason.empty())
       caisson({"rm", "a"}, {}, 60);
-    end_engine(SIGTERM);
-    std::error_code error;
-    fs::remove_all(directory, error);
+    home.reset();
   }
 
   void SetUp() override {
@@ -55,14 +47,10 @@ protected:
     ASSERT_EQ(boot_failure, "");
   }
 
-  static std::vector<std::string> words(std::vector<std::string> more) {
-    std::vector<std::string> all{CAISSON_PROGRAM, "--state-dir", directory + "/s", "--run-dir", directory + "/r"};
-    all.insert(all.end(), more.begin(), more.end());
-    return all;
-  }
+  static std::vector<std::string> words(std::vector<std::string> more) { return home->words(std::move(more)); }
 
   static program_result caisson(std::vector<std::string> more, std::string input = {}, int at_most_s = 120) {
-    return run_program(words(std::move(more)), std::move(input), at_most_s);
+    return home->caisson(std::move(more), std::move(input), at_most_s);
   }
 
   static json status(const std::string& name = "a") {
@@ -87,40 +75,17 @@ protected:
     return got.out.empty() ? 0 : std::stoi(got.out);
   }
 
-  static pid_t engine_pid() {
-    auto connected = door::client::connect(directory + "/r/engine.sock");
-    if (!connected || connected->index() != 0)
-      return 0;
-    return static_cast<pid_t>(std::get<0>(*connected)->engine().pid());
-  }
-
-  // Waits until this process is gone; false after `at_most_s`.
-  static bool gone(pid_t pid, int at_most_s) {
-    int fd = static_cast<int>(::syscall(SYS_pidfd_open, pid, 0));
-    if (fd < 0)
-      return true;
-    pollfd p{fd, POLLIN, 0};
-    bool ended = ::poll(&p, 1, at_most_s * 1000) > 0;
-    ::close(fd);
-    return ended;
-  }
-
-  static void end_engine(int signal) {
-    if (auto pid = engine_pid(); pid > 0) {
-      ::kill(pid, signal);
-      gone(pid, 30);
-    }
-  }
-
   static bool listed(const std::string& name) {
     auto got = caisson({"list", "--json"});
     return got.out.find("\"" + name + "\"") != std::string::npos;
   }
 
-  static std::string directory, skip_reason, boot_failure;
+  static std::unique_ptr<engine_home> home;
+  static std::string skip_reason, boot_failure;
 };
 
-std::string real_sandbox::directory, real_sandbox::skip_reason, real_sandbox::boot_failure;
+std::unique_ptr<engine_home> real_sandbox::home;
+std::string real_sandbox::skip_reason, real_sandbox::boot_failure;
 
 TEST_F(real_sandbox, status_tells_what_was_read_back) {
   auto s = status();
@@ -204,7 +169,7 @@ TEST_F(real_sandbox, what_cannot_be_is_refused_and_changes_nothing) {
 }
 
 TEST_F(real_sandbox, a_misspelt_key_is_named_with_its_place) {
-  auto file = directory + "/wrong.toml";
+  auto file = home->directory() + "/wrong.toml";
   std::ofstream{file} << "[hypervisor.qemu]\ndefault_memroy = 512\n";
   auto got = caisson({"run", "--config", file, "--", "true"});
   EXPECT_EQ(got.status, 2);
@@ -214,12 +179,10 @@ TEST_F(real_sandbox, a_misspelt_key_is_named_with_its_place) {
 
 TEST_F(real_sandbox, killing_the_engine_ends_no_sandbox) {
   auto vmm = status()["vmm_pid"];
-  auto pid = engine_pid();
-  ASSERT_GT(pid, 0);
-  ::kill(pid, SIGKILL);
-  ASSERT_TRUE(gone(pid, 30));
+  auto pid = home->engine_pid();
+  ASSERT_TRUE(home->end_engine(SIGKILL));
   EXPECT_EQ(caisson({"exec", "a", "--", "sh", "-c", "exit 9"}).status, 9);
-  EXPECT_NE(engine_pid(), pid);
+  EXPECT_NE(home->engine_pid(), pid);
   auto got = caisson({"resize", "a", "--memory", "1280M", "--json"});
   EXPECT_EQ(got.status, 0) << got.err << got.out;
   auto s = status();
@@ -258,10 +221,8 @@ TEST_F(real_sandbox, a_run_whose_engine_and_command_line_are_killed_is_removed_b
                  true};
   ASSERT_TRUE(killed.wait_output("up", boot_s));
   auto vmm = std::stoi(status("d")["vmm_pid"].get<std::string>());
-  auto engine = engine_pid();
   killed.signal(SIGSTOP);
-  ::kill(engine, SIGKILL);
-  ASSERT_TRUE(gone(engine, 30));
+  ASSERT_TRUE(home->end_engine(SIGKILL));
   killed.signal(SIGKILL);
   EXPECT_EQ(caisson({"exec", "a", "--", "true"}).status, 0);
   EXPECT_TRUE(gone(vmm, 120));
@@ -299,11 +260,11 @@ TEST_F(real_sandbox, rm_leaves_nothing_and_the_engine_ends_by_itself) {
   EXPECT_EQ(caisson({"exec", "a", "--", "true"}).status, 125);
   EXPECT_EQ(caisson({"rm", "a"}).status, 0);
   EXPECT_FALSE(listed("a"));
-  for (const auto& entry : fs::recursive_directory_iterator(directory + "/r"))
-    EXPECT_EQ(entry.path().string().find(id), std::string::npos) << entry.path();
-  auto pid = engine_pid();
+  for (const auto& file : home->run_files())
+    EXPECT_EQ(file.string().find(id), std::string::npos) << file;
+  auto pid = home->engine_pid();
   EXPECT_TRUE(pid == 0 || gone(pid, 60));
-  EXPECT_FALSE(fs::exists(directory + "/r/engine.sock"));
+  EXPECT_FALSE(fs::exists(home->run_directory() + "/engine.sock"));
 }
 
 } // namespace

@@ -191,7 +191,8 @@ TEST_P(shared_guest, what_it_used_comes_back_to_the_host) {
   for (const auto end = std::chrono::steady_clock::now() + 180s;
        after.most() > goal && std::chrono::steady_clock::now() < end; after = bill())
     ::poll(nullptr, 0, 200);
-  EXPECT_LE(after.told, goal) << "the engine's figure: before " << before.told / mib << " MiB, full " << full.told / mib;
+  EXPECT_LE(after.told, goal) << "the engine's figure: before " << before.told / mib << " MiB, full "
+                              << full.told / mib;
   EXPECT_LE(after.pss, goal) << "the host's: before " << before.pss / mib << " MiB, full " << full.pss / mib;
   EXPECT_GT(after.least(), 0u);
   std::printf("the host paid %llu MiB, then %llu MiB, afterwards %llu MiB\n",
