@@ -13,7 +13,10 @@
 ///   PARTLY     short of it, `why` has the numbers and the reason
 ///   FAILED     nothing has moved, or the VM has ended; `error` says why
 ///   CANCELLED  by hand or superseded
-/// with the figures that were read back last.
+/// with the figures that were read back last. The target then: CONVERGED and PARTLY, what was asked (PARTLY: it is short of
+/// it); an error, what it was before; FAILED and CANCELLED, what was read back, so that nothing stays promised that nobody
+/// pursues. For virtio-mem that is boot + requested: the guest may go on following what the VMM was last told. It stays
+/// what was asked where more may come of it still: the VMM's outcome is unknown, or a DIMM may yet leave.
 ///
 /// A change is a loop: plan from fresh figures, do the first step, read back, wait for the guest, plan again. Up: the
 /// VMM plugs, then the guest reports it online, then limits of its workload rise. Down: first the workload is held to
@@ -85,6 +88,8 @@ struct change {
   std::uint64_t plugged_at_start = 0;
   std::string stop_why; ///< not empty: ends after this step
   bool gave_up = false; ///< no further step
+  bool unseen = false;  ///< the VMM could not be asked at the end
+  bool may_leave_late = false; ///< a DIMM was asked for, and the guest neither gave it back nor refused
   std::vector<std::string> reasons;
   ec failure = ec::none;
 

@@ -14,6 +14,20 @@ milliseconds left_until(self_ptr self, moment end) {
   return std::chrono::ceil<milliseconds>(end - now(self));
 }
 
+/// Nobody pursues the target of this change any more: it becomes what was read back. For virtio-mem that is what the VMM
+/// was last told, because the guest may go on following it. Where more may still come of the change by itself it stays.
+static void let_go(state& st, const change& c) {
+  if (!st.ended.empty() || c.unseen || c.may_leave_late || c.failure == ec::outcome_unknown)
+    return;
+  const auto left = st.book.boot_bytes() + (st.spec.memory_method() == v1::MEMORY_METHOD_VIRTIO_MEM
+                                                ? st.book.requested_bytes()
+                                                : st.book.plugged_bytes());
+  if (st.waiting)
+    st.waiting->former_target_bytes = left;
+  else
+    st.book.take_back(left);
+}
+
 void finish(self_ptr self) {
   auto& st = self->state;
   auto c = std::move(*st.running);
@@ -21,8 +35,9 @@ void finish(self_ptr self) {
   new_turn(self);
   undo_room(self, c);
   auto v = judge(st.book, {c.target.used_bytes, c.plugged_at_start, c.stop_why, st.ended, c.reasons, c.failure});
-  if (v.state == v1::OPERATION_STATE_CANCELLED && !st.waiting)
-    st.book.take_back(st.book.has_bytes()); // nobody wants it any more
+  const bool refused = !c.promise.pending(); // which has put the former target back
+  if (!refused && (v.state == v1::OPERATION_STATE_CANCELLED || v.state == v1::OPERATION_STATE_FAILED))
+    let_go(st, c);
   v1::HotplugOutcome out;
   out.set_operation_id(c.operation_id);
   out.set_state(v.state);
@@ -67,7 +82,12 @@ static void last_look(self_ptr self) {
               one_less();
             }
           },
-          [one_less](caf::error&) { one_less(); });
+          [self, turn, one_less](caf::error&) {
+            if (!stale(self, turn)) {
+              self->state.running->unseen = true;
+              one_less();
+            }
+          });
   v1::AgentRequest read;
   read.mutable_read_facts();
   self->request(st.agent, st.set.agent_timeout, std::move(read))

@@ -159,6 +159,7 @@ void departure_looked_at(self_ptr self) {
     c.redone = true;
     return apply_action(self);
   }
+  c.may_leave_late = true;
   bring_back(self, [](self_ptr s) {
     give_up(
         s, ec::guest_refused,

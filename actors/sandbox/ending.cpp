@@ -90,7 +90,7 @@ void tell_hotplug(self_ptr self, const v1::VmEvent& m) {
 
 } // namespace
 
-void clean_up_vm(self_ptr self, std::function<void(const caf::error&)> then) {
+void clean_up_vm(self_ptr self, std::function<void(const caf::error&)> then, const std::string& why) {
   auto& st = self->state;
   st.cleaning = true;
   st.agent_connected = false;
@@ -108,7 +108,7 @@ void clean_up_vm(self_ptr self, std::function<void(const caf::error&)> then) {
   v1::VmEvent gone;
   gone.set_sandbox_id(st.record.id());
   gone.set_kind(v1::VmEvent::KIND_VMM_DIED);
-  gone.set_text("the sandbox is being ended");
+  gone.set_text(why);
   tell_hotplug(self, gone);
   destroy(self, 1, std::move(then));
 }
@@ -118,10 +118,18 @@ void vm_gone(self_ptr self, happening how, std::string why) {
   if (st.cleaning)
     return;
   st.cleaning = true;
+  st.explaining = true;
   auto clean_up = [self, how](const std::string& said) {
-    clean_up_vm(self, [self, how, said](const caf::error& dirty) {
-      stopped(self, how, dirty ? said + "; it could not be cleaned up: " + text_of(dirty) : said);
-    });
+    self->state.explaining = false;
+    self->state.gone_why = said;
+    for (auto& work : std::exchange(self->state.when_explained, {}))
+      work();
+    clean_up_vm(
+        self,
+        [self, how, said](const caf::error& dirty) {
+          stopped(self, how, dirty ? said + "; it could not be cleaned up: " + text_of(dirty) : said);
+        },
+        said);
   };
   if (how == happening::vm_gone_unasked)
     explain_end(self, std::move(why), clean_up);

@@ -41,8 +41,10 @@ void meet_guest(self_ptr self, milliseconds deadline, std::function<void(const c
 caf::result<v1::SandboxStatus> on_stop(self_ptr self, const v1::StopSandbox& m);
 caf::result<v1::SandboxStatus> on_remove(self_ptr self, const v1::RemoveSandbox& m);
 void on_vm_event(self_ptr self, const v1::VmEvent& m);
-/// Destroys the VM and everything of it on the host; tries again a few times; `then` with the last error or none.
-void clean_up_vm(self_ptr self, std::function<void(const caf::error&)> then);
+/// Destroys the VM and everything of it on the host; tries again a few times; `then` with the last error or none. `why` is
+/// what those hear who still wait for the VM.
+void clean_up_vm(self_ptr self, std::function<void(const caf::error&)> then,
+                 const std::string& why = "the sandbox is being ended");
 void continue_stop(self_ptr self);
 void vm_gone(self_ptr self, happening how, std::string why);
 /// The actors below this one end with it; the VM does not.

@@ -74,12 +74,17 @@ void end_operation(self_ptr self, const std::string& id) {
     if (part.has_error() && !op.has_error())
       *op.mutable_error() = part.error();
   }
+  // Its actor may have heard of the end before it was known why.
+  if (op.error().code() == to_string(ec::vmm_died) && op.why().find(st.gone_why) == std::string::npos) {
+    op.set_why(op.why() + "; " + st.gone_why);
+    op.mutable_error()->set_text(op.error().text() + "; " + st.gone_why);
+  }
   op.set_ended_unix_ms(st.set.now_unix_ms());
   take_status(self, op);
   v1::JournalRecord what;
   if (!st.finishing) {
     *what.mutable_operation() = op;
-    if (op.state() == v1::OPERATION_STATE_CANCELLED)
+    if (op.state() == v1::OPERATION_STATE_CANCELLED || op.state() == v1::OPERATION_STATE_FAILED)
       *what.mutable_upsert() = st.record; // its target, see take_target_back()
   }
   constexpr std::string_view words[] = {"", "planned", "progress", "converged", "partly", "failed", "cancelled"};
@@ -104,18 +109,18 @@ void end_operation(self_ptr self, const std::string& id) {
   });
 }
 
-/// Nobody wants the rest of a cancelled change: its actor has taken the target back, and so does the record, on which the
-/// promise of the host's memory rests.
+/// Nobody wants the rest of a change that was cancelled or has failed: its actor has taken the target back as far as that
+/// is safe, and so does the record, on which the promise of the host's memory rests.
 void take_target_back(self_ptr self, const std::string& id) {
   auto& st = self->state;
-  bool memory_wanted = false, vcpus_wanted = false; // by another one
+  bool memory_wanted = st.memory_accepted > 0, vcpus_wanted = st.vcpus_accepted > 0; // by another one
   for (const auto& [other, running] : st.operations)
     if (other != id && !ended(running.operation)) {
       memory_wanted = memory_wanted || running.operation.memory_asked_bytes() > 0;
       vcpus_wanted = vcpus_wanted || running.operation.vcpus_asked() > 0;
     }
   for (const auto& part : st.operations[id].outcomes) {
-    if (part.state() != v1::OPERATION_STATE_CANCELLED)
+    if (part.state() != v1::OPERATION_STATE_CANCELLED && part.state() != v1::OPERATION_STATE_FAILED)
       continue;
     if (!memory_wanted && part.memory().target_bytes() > 0)
       st.record.set_memory_target_bytes(part.memory().target_bytes());
@@ -139,26 +144,50 @@ void part_ended(self_ptr self, const std::string& id, v1::HotplugOutcome outcome
     return;
   take_target_back(self, id);
   settle_promise(self);
+  const auto end = [self, id] {
+    if (self->state.explaining)
+      self->state.when_explained.push_back([self, id] { end_operation(self, id); });
+    else
+      end_operation(self, id);
+  };
   if (at->second.operation.memory_asked_bytes() > 0)
-    measure_host_bytes(self, [self, id] { end_operation(self, id); });
+    measure_host_bytes(self, end);
   else
-    end_operation(self, id);
+    end();
+}
+
+// 0: the actor knows no VM yet.
+void put(v1::HotplugOutcome& outcome, const v1::MemoryStatus& status) {
+  if (status.target_bytes() > 0)
+    *outcome.mutable_memory() = status;
+}
+
+void put(v1::HotplugOutcome& outcome, const v1::VcpuStatus& status) {
+  if (status.target() > 0)
+    *outcome.mutable_vcpus() = status;
 }
 
 // One part by its actor; an actor that cannot answer gives a failed part with the figures that are known.
-template <class Actor, class Message>
+template <class Status, class Actor, class Message>
 void run_part(self_ptr self, const Actor& actor, Message m, milliseconds deadline, std::string doing) {
   auto id = m.operation_id();
   m.set_deadline_ms(static_cast<std::uint32_t>(deadline.count()));
   self->request(actor, deadline + self->state.set.verb_deadline * 2, std::move(m))
       .then([self, id](const v1::HotplugOutcome& outcome) { part_ended(self, id, outcome); },
-            [self, id, doing](const caf::error& why) {
+            [self, id, doing, actor](const caf::error& why) {
               v1::HotplugOutcome failed;
               failed.set_operation_id(id);
               failed.set_state(v1::OPERATION_STATE_FAILED);
               *failed.mutable_error() = to_proto(why, doing);
               failed.set_why(failed.error().text());
-              part_ended(self, id, std::move(failed));
+              // An error says nothing of the target that is now in force.
+              self->request(actor, self->state.set.verb_deadline, v1::ReadHotplug{})
+                  .then(
+                      [self, id, failed](const Status& now) mutable {
+                        put(failed, now);
+                        part_ended(self, id, std::move(failed));
+                      },
+                      [self, id, failed](const caf::error&) { part_ended(self, id, failed); });
             });
 }
 
@@ -239,14 +268,14 @@ void begin_operation(self_ptr self, v1::Operation operation, milliseconds deadli
     v1::SetMemoryTarget ask;
     ask.set_operation_id(id);
     ask.set_target_bytes(operation.memory_asked_bytes());
-    run_part(self, st.memory, ask, deadline, "changing the memory");
+    run_part<v1::MemoryStatus>(self, st.memory, ask, deadline, "changing the memory");
   }
   if (operation.vcpus_asked() > 0) {
     v1::SetVcpuTarget ask;
     ask.set_operation_id(id);
     ask.set_target(operation.vcpus_asked());
     ask.set_target_milli(operation.vcpus_asked_milli());
-    run_part(self, st.vcpus, ask, deadline, "changing the vCPUs");
+    run_part<v1::VcpuStatus>(self, st.vcpus, ask, deadline, "changing the vCPUs");
   }
 }
 
@@ -329,7 +358,12 @@ void accept_resize(self_ptr self, const v1::ResizeSandbox& m, const v1::ResizePl
   *event = make_event(self, "operation.started", m.cause());
   *event->mutable_operation() = op;
   auto deadline = m.deadline_ms() > 0 ? milliseconds{m.deadline_ms()} : st.set.operation_deadline;
-  journal(self, std::move(what), [self, kept, op, deadline](const caf::error& why) {
+  const int memory = m.memory_bytes() > 0, vcpus = vcpus_of(m) > 0;
+  st.memory_accepted += memory;
+  st.vcpus_accepted += vcpus;
+  journal(self, std::move(what), [self, kept, op, deadline, memory, vcpus](const caf::error& why) {
+    self->state.memory_accepted -= memory;
+    self->state.vcpus_accepted -= vcpus;
     if (why)
       return kept->deliver(why);
     begin_operation(self, op, deadline);

@@ -98,6 +98,10 @@ struct state {
   std::map<std::string, running_operation> operations;
   std::deque<std::string> ended_operations; ///< oldest first; bounded
   std::uint64_t operations_begun = 0;
+  int memory_accepted = 0, vcpus_accepted = 0; ///< targets that are being journalled and have not begun
+  bool explaining = false; ///< the VM is gone, and the host is asked why
+  std::string gone_why;    ///< what was found
+  std::vector<std::function<void()>> when_explained;
 
   std::map<std::uint64_t, std::function<void()>> timers;
   std::uint64_t last_timer = 0;

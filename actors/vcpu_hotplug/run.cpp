@@ -60,7 +60,8 @@ void judge(const state& st, const change& c, v1::HotplugOutcome& out) {
 
 /// What the workload has: whole vCPUs, or the quota that holds it to a part of them.
 std::uint32_t has_milli(const state& st) {
-  const auto quota = st.now.quota_milli(), online = st.now.online() * 1000;
+  const auto quota = st.now.quota_milli();
+  const auto online = (st.now.online() > 0 ? st.now.online() : st.now.plugged()) * 1000; // 0: it was never heard
   return quota > 0 && quota < online && online - quota < 1000 ? quota : online;
 }
 
@@ -72,8 +73,14 @@ void finish(self_ptr self) {
   v1::HotplugOutcome out;
   out.set_operation_id(c.operation_id);
   judge(st, c, out);
-  if (out.state() == v1::OPERATION_STATE_CANCELLED && !st.waiting)
-    set_target(st, has_milli(st)); // nobody wants it any more
+  const bool refused = !c.promise.pending(); // which has put the former target back
+  if (!refused && st.ended.empty() &&
+      (out.state() == v1::OPERATION_STATE_CANCELLED || out.state() == v1::OPERATION_STATE_FAILED)) {
+    if (st.waiting) // nobody wants it any more
+      st.waiting->former_target_milli = has_milli(st);
+    else
+      set_target(st, has_milli(st));
+  }
   *out.mutable_vcpus() = st.now;
   *out.mutable_plan() = c.plan;
   c.promise.deliver(std::move(out));

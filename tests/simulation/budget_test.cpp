@@ -182,6 +182,55 @@ TEST_F(small_host, nobody_wants_the_vcpus_of_a_cancelled_resize) {
   EXPECT_EQ(status("a").vcpus().target(), status("a").vcpus().online());
 }
 
+TEST_F(small_host, of_a_resize_that_failed_nothing_stays_wanted_or_promised) {
+  start(8 * gib);
+  ASSERT_TRUE(create("a", 512 * mib).value());
+  const auto max = status("a").vcpus().max();
+  ASSERT_GT(max, 1u);
+  v1::ResizeSandbox m;
+  m.set_sandbox("a");
+  m.set_memory_bytes(3 * gib);
+  m.set_vcpus(max);
+  m.set_deadline_ms(1); // over before the VMM has been asked
+  const auto begun = ask<v1::Operation>(m);
+  ASSERT_TRUE(begun.value()) << text_of(begun.error());
+  v1::WaitOperation wait;
+  wait.set_operation_id(begun->id());
+  wait.set_wait_ms(300'000);
+  const auto ended = ask<v1::Operation>(wait);
+  ASSERT_TRUE(ended.value());
+  ASSERT_EQ(ended->state(), v1::OPERATION_STATE_FAILED) << ended->why();
+  for (const bool again : {false, true}) {
+    if (again) {
+      kill();
+      start(8 * gib);
+      run->sys().run_for(60s);
+    }
+    const auto now = status("a");
+    EXPECT_EQ(now.memory().target_bytes(), 512 * mib);
+    EXPECT_EQ(now.vcpus().target(), now.vcpus().online());
+    EXPECT_EQ(now.memory().promised_bytes(), 512 * mib + overhead);
+    EXPECT_EQ(promised(), 512 * mib + overhead);
+  }
+}
+
+TEST_F(small_host, an_operation_hears_why_the_vmm_is_gone) {
+  start(8 * gib);
+  ASSERT_TRUE(create("a", 512 * mib).value());
+  const auto begun = resize("a", 3 * gib);
+  ASSERT_TRUE(begun.value()) << text_of(begun.error());
+  place.world->kill_vmm(status("a").id(), "went over what it was promised");
+  v1::WaitOperation wait;
+  wait.set_operation_id(begun->id());
+  wait.set_wait_ms(300'000);
+  const auto ended = ask<v1::Operation>(wait);
+  ASSERT_TRUE(ended.value());
+  EXPECT_EQ(ended->state(), v1::OPERATION_STATE_FAILED);
+  EXPECT_EQ(ended->error().code(), "vmm_died");
+  EXPECT_NE(ended->error().text().find("went over what it was promised"), std::string::npos) << ended->error().text();
+  EXPECT_NE(ended->why().find("went over what it was promised"), std::string::npos) << ended->why();
+}
+
 TEST_F(small_host, what_runs_keeps_its_memory_after_a_restart_even_where_the_host_has_less) {
   start(4 * gib);
   ASSERT_TRUE(create("a", gib).value());

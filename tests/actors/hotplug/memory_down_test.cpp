@@ -150,6 +150,7 @@ TEST_F(hotplug_scene, a_dimm_that_leaves_after_it_was_given_up_is_seen) {
   auto a = set_memory(512 * mib);
   until(a);
   EXPECT_EQ(a->state(), v1::OPERATION_STATE_FAILED);
+  EXPECT_EQ(a->memory().target_bytes(), 512 * mib) << "it may still come to that";
   vm->remove_dimm("old-1");
   sys.run_for(1s);
   EXPECT_EQ(status().plugged_bytes(), 0u);

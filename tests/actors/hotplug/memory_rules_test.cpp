@@ -199,6 +199,62 @@ TEST_F(hotplug_scene, a_cancelled_change_ends_after_its_step_and_is_wanted_no_mo
   EXPECT_EQ(code_of(again.error()), ec::not_found);
 }
 
+TEST_F(hotplug_scene, of_a_change_that_failed_nothing_stays_wanted) {
+  for (const bool dimm : {true, false}) {
+    hotplug_scene::TearDown();
+    vm = std::make_shared<model_vm>(sys);
+    dimm ? use_dimms({256}) : use_virtio(256 * mib);
+    up();
+    vm->agent_silent = true;
+    auto a = set_memory(4 * gib);
+    until(a);
+    ASSERT_TRUE(a.value()) << text_of(a.error());
+    EXPECT_EQ(a->state(), v1::OPERATION_STATE_FAILED);
+    EXPECT_TRUE(vm->verbs.empty());
+    EXPECT_EQ(a->memory().target_bytes(), 768 * mib);
+    EXPECT_EQ(status().target_bytes(), 768 * mib);
+  }
+}
+
+TEST_F(hotplug_scene, what_the_guest_may_go_on_following_stays_wanted) {
+  vm->virtio_most = 0;
+  up();
+  auto a = set_memory(gib);
+  until(a);
+  ASSERT_TRUE(a.value()) << text_of(a.error());
+  EXPECT_EQ(a->state(), v1::OPERATION_STATE_FAILED);
+  EXPECT_EQ(a->memory().plugged_bytes(), 0u);
+  ASSERT_EQ(vm->virtio_requested, 512 * mib);
+  EXPECT_EQ(a->memory().target_bytes(), gib);
+}
+
+TEST_F(hotplug_scene, a_change_whose_end_the_vmm_does_not_tell_keeps_its_target) {
+  up();
+  vm->silent_looks = 1'000;
+  auto a = set_memory(gib);
+  until(a);
+  ASSERT_TRUE(a.value()) << text_of(a.error());
+  EXPECT_EQ(a->error().code(), "outcome_unknown");
+  EXPECT_EQ(a->memory().target_bytes(), gib);
+}
+
+TEST_F(hotplug_scene, a_target_refused_after_one_that_failed_leaves_what_there_is) {
+  up();
+  vm->agent_silent = true;
+  auto a = set_memory(4 * gib, "op1");
+  sys.run_for(500ms);
+  auto b = set_memory(2 * gib, "op2");
+  sys.drain();
+  vm->agent_silent = false;
+  vm->vm_state = v1::VM_STATE_PAUSED;
+  until(a);
+  until(b);
+  ASSERT_TRUE(a.value()) << text_of(a.error());
+  EXPECT_EQ(a->state(), v1::OPERATION_STATE_CANCELLED);
+  EXPECT_EQ(code_of(b.error()), ec::not_running);
+  EXPECT_EQ(status().target_bytes(), 512 * mib);
+}
+
 TEST_F(hotplug_scene, a_waiting_change_can_be_cancelled) {
   vm->takes = 2s;
   up();

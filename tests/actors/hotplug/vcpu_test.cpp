@@ -256,6 +256,17 @@ TEST_F(hotplug_scene, cancelled_the_target_is_what_the_workload_has) {
   EXPECT_EQ(b->vcpus().target_milli(), 1500u) << "nobody wants more, and the quota still stands";
 }
 
+TEST_F(hotplug_scene, of_vcpus_that_failed_none_stays_wanted) {
+  vm->vcpus = vm->cpus_online = 2;
+  up();
+  vm->agent_silent = true;
+  auto a = set_vcpus(4);
+  until(a);
+  ASSERT_TRUE(a.value()) << text_of(a.error());
+  EXPECT_EQ(a->state(), v1::OPERATION_STATE_FAILED);
+  EXPECT_EQ(a->vcpus().target(), 2u);
+}
+
 TEST_F(hotplug_scene, a_part_of_a_vcpu_needs_a_guest_with_a_cgroup) {
   up();
   auto a = set_vcpus_milli(1500);
