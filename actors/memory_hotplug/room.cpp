@@ -63,6 +63,7 @@ void room_was_made(self_ptr self) {
                             show_bytes(st.workload_bytes), show_bytes(c.room_bytes));
   v1::SetWorkloadLimits limits;
   limits.set_high_bytes(st.workload_bytes + over_slack_bytes);
+  limits.set_reclaim_to_bytes(limits.high_bytes()); // it holds less; says that this is a shrink's limit (guest/agent/workload.hpp)
   ask_limits(self, std::move(limits), milliseconds{1'000}, next);
 }
 

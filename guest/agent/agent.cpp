@@ -52,7 +52,7 @@ agent::agent(agent_settings settings)
                [this] { return facts(); },
                [this](std::uint64_t id, const v1::AgentFacts& facts) { answer_facts(id, facts); },
                [this](std::uint64_t id, const v1::AgentBlocks& blocks) { answer_blocks(id, blocks); }},
-      workload_{loop_, settings_.workload_cgroup,
+      workload_{loop_, settings_.workload_cgroup, settings_.overcommit_memory,
                 [this](std::uint64_t id, int error_number) {
                   if (error_number == 0)
                     answer_facts(id, facts());

@@ -19,6 +19,7 @@ struct agent_settings {
   bool is_init = false;  ///< false: an ordinary process under test; nothing of the machine is changed
   std::uint64_t boot_mem_total_bytes = 0;
   std::string workload_cgroup;     ///< its directory; init makes it
+  std::string overcommit_memory;   ///< where the kernel's vm.overcommit_memory is; "": it is left alone
   bool may_change_blocks = false;  ///< for tests, with a memory root of their own (facts.hpp)
 };
 

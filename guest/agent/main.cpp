@@ -10,7 +10,8 @@
 
 // caisson-agent: process 1 of the guest. For tests it also serves one connected socket (--test-socket FD), or the
 // connections of a listening one (--test-listen FD), as an ordinary process; it then changes nothing of the machine.
-// --cgroup DIR and --memory DIR stand in for the workload's cgroup and for /sys/devices/system/memory.
+// --cgroup DIR, --memory DIR and --overcommit FILE stand in for the workload's cgroup, for /sys/devices/system/memory and
+// for /proc/sys/vm/overcommit_memory.
 int main(int argc, char** argv) {
   using namespace caisson::agent;
   if (argc == 2 && std::strcmp(argv[1], "--version") == 0) {
@@ -23,6 +24,8 @@ int main(int argc, char** argv) {
     for (int at = 3; at + 1 < argc; at += 2) {
       if (std::strcmp(argv[at], "--cgroup") == 0)
         settings.workload_cgroup = argv[at + 1];
+      else if (std::strcmp(argv[at], "--overcommit") == 0)
+        settings.overcommit_memory = argv[at + 1];
       else if (std::strcmp(argv[at], "--memory") == 0) {
         use_memory_root(argv[at + 1]);
         settings.may_change_blocks = true;
@@ -43,6 +46,7 @@ int main(int argc, char** argv) {
   report("version " CAISSON_VERSION);
   settings.is_init = true;
   settings.workload_cgroup = "/sys/fs/cgroup/workload";
+  settings.overcommit_memory = "/proc/sys/vm/overcommit_memory";
   mount_file_systems();
   online_new_memory();
   // Listens for device events before the modules make some.

@@ -114,10 +114,10 @@ private:
 
 } // namespace
 
-workload::workload(event_loop& loop, std::string directory, limits_answer on_limits,
+workload::workload(event_loop& loop, std::string directory, std::string overcommit, limits_answer on_limits,
                    std::function<void(v1::MemoryPressure)> on_pressure)
-    : loop_{loop}, directory_{std::move(directory)}, on_limits_{std::move(on_limits)},
-      on_pressure_{std::move(on_pressure)}, writer_{loop} {}
+    : loop_{loop}, directory_{std::move(directory)}, overcommit_{std::move(overcommit)},
+      on_limits_{std::move(on_limits)}, on_pressure_{std::move(on_pressure)}, writer_{loop} {}
 
 // Containers will have groups of their own below it, and a group that gives controllers away holds no process itself.
 void workload::make() {
@@ -149,9 +149,23 @@ void workload::add_facts(v1::AgentFacts& facts) const {
     facts.set_cpu_quota_milli(static_cast<std::uint32_t>((number(cpu) * 1000 + period / 2) / period));
 }
 
+// Only from the kernel's default, 0, and back: what somebody else has chosen stays.
+void workload::allow_overcommit(bool on) {
+  if (overcommit_.empty() || overcommit_changed_ == on || read_line(overcommit_) != (on ? "0" : "1")) {
+    overcommit_changed_ = overcommit_changed_ && on;
+    return;
+  }
+  if (const int failed = write_file(overcommit_, on ? "1" : "0"); failed != 0)
+    report("cannot set vm.overcommit_memory", failed);
+  else
+    overcommit_changed_ = on;
+}
+
 bool workload::set_limits(std::uint64_t request_id, const v1::SetWorkloadLimits& wanted) {
   if (waiting_ >= most_waiting)
     return false;
+  if (wanted.has_high_bytes() && !wanted.has_reclaim_to_bytes())
+    allow_overcommit(wanted.high_bytes() > 0);
   const milliseconds wait{std::min(wanted.wait_ms(), wait_ms_max)};
   // The job looks at the time itself; only one that is stuck in the kernel is killed.
   constexpr milliseconds beyond{2'000};

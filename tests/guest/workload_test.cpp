@@ -49,6 +49,7 @@ protected:
                                      {"cpu.max", "max 100000\n"}})
       put(cgroup_ + file, text);
     std::filesystem::create_directories(blocks_);
+    put(directory_ + "/overcommit_memory", "0\n");
     put(blocks_ + "block_size_bytes", "8000000\n");
     for (int n = 31; n < 36; ++n) {
       const auto block = blocks_ + "memory" + std::to_string(n);
@@ -60,7 +61,9 @@ protected:
       put(block + "/valid_zones", "Movable Normal\n");
     }
     int fd = -1;
-    pid_ = start_with_socket({CAISSON_AGENT, "--cgroup", directory_ + "/workload", "--memory", directory_ + "/memory"}, fd);
+    pid_ = start_with_socket({CAISSON_AGENT, "--cgroup", directory_ + "/workload", "--memory", directory_ + "/memory",
+                              "--overcommit", directory_ + "/overcommit_memory"},
+                             fd);
     ASSERT_GT(pid_, 0);
     client_.emplace(fd);
     ASSERT_TRUE(client_->wait(patience, [&] { return client_->hello.has_value(); }));
@@ -131,6 +134,29 @@ TEST_F(agent_with_files, sets_only_the_limits_that_are_asked) {
   EXPECT_EQ(second.cpu_quota_milli(), 0u);
   EXPECT_EQ(second.memory().workload_max_bytes(), 100 * mib) << "what it holds fits exactly";
   EXPECT_EQ(second.memory().workload_high_bytes(), 200 * mib);
+}
+
+TEST_F(agent_with_files, lets_a_program_ask_for_more_than_there_is_while_automatic_memory_holds_it) {
+  const auto overcommit = [this] { return get(directory_ + "/overcommit_memory"); };
+  const auto high = [this](std::uint64_t bytes, bool shrink = false) {
+    v1::AgentRequest request;
+    request.mutable_set_workload_limits()->set_high_bytes(bytes);
+    if (shrink)
+      request.mutable_set_workload_limits()->set_reclaim_to_bytes(bytes);
+    EXPECT_TRUE(ask(request).has_facts());
+  };
+  high(200 * mib, true);
+  EXPECT_EQ(overcommit(), "0") << "a shrink's limit is no reason";
+  high(200 * mib);
+  EXPECT_EQ(overcommit(), "1");
+  high(150 * mib, true);
+  EXPECT_EQ(overcommit(), "1") << "a shrink meanwhile";
+  high(0);
+  EXPECT_EQ(overcommit(), "0");
+  put(directory_ + "/overcommit_memory", "1\n"); // since the boot
+  high(200 * mib);
+  high(0);
+  EXPECT_EQ(overcommit(), "1") << "what was not changed here stays";
 }
 
 TEST_F(agent_with_files, leaves_the_hard_limit_where_the_workload_holds_more) {
