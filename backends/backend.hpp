@@ -12,15 +12,16 @@
 ///
 /// | verb            | sent                           | twice                           | unknown sandbox           | errors |
 /// | DescribeBackend | before CreateVm                | the same answer                 | -                         | host_missing, host_denied, unsupported |
-/// | CreateVm        | once in a sandbox's life       | same spec: success, observed    | makes it                  | backend_refused, already_exists, invalid_argument, out_of_range, host_*, unsupported |
+/// | CreateVm        | once in a sandbox's life       | same spec: success, observed    | makes it                  | backend_refused, already_exists, invalid_argument, out_of_range, host_*, unsupported, vmm_died (a DestroyVm meanwhile) |
 /// | InspectVm       | any time, also during a verb   | fine                            | success, state ABSENT     | backend_lost, outcome_unknown |
 /// | ApplyMemoryStep | one at a time, VM runs         | a DIMM id that is there: success; an unplug of one that is gone: success; the same virtio-mem size: success | vmm_died | backend_refused, out_of_range, vmm_died, unsupported |
 /// | SetVmVcpus      | one at a time, VM runs         | success                         | vmm_died                  | backend_refused, out_of_range, vmm_died, unsupported |
-/// | AttachDevice    | one at a time, VM runs         | the same device: success; another one under an id that is there: already_exists | vmm_died | backend_refused, already_exists, host_missing, invalid_argument, vmm_died, unsupported |
+/// | AttachDevice    | one at a time, VM runs         | the same device: success; another one under an id that is there: already_exists | vmm_died | backend_refused, already_exists, host_missing, host_denied, invalid_argument, vmm_died, unsupported |
 /// | DetachDevice    | one at a time, VM runs         | still leaving, or gone: success | vmm_died                  | backend_refused, vmm_died, unsupported |
 /// | PauseVm, ResumeVm | VM runs / is paused          | success                         | vmm_died                  | backend_refused, vmm_died, unsupported |
 /// | DestroyVm       | any time, also during a verb   | success                         | success, state ABSENT     | backend_lost, outcome_unknown |
 /// | ListVms         | at the engine's start          | fine                            | -                         | backend_lost |
+/// | any verb        |                                |                                 |                           | invalid_argument (a bad id, a step that asks for nothing), outcome_unknown (the deadline, a lost reply), backend_lost (engine or backend end), internal (a fault of the backend: what it asks or reads is not understood) |
 ///
 /// Devices: a disk is found in the guest by its serial, the first 20 bytes of its id. AttachDevice answers when the VMM
 /// has the device, DetachDevice when the guest has been asked to let go; until KIND_DEVICE_REMOVED the device stays in

@@ -97,9 +97,10 @@ reply<v1::VmObserved> conformance::attach_disk(const backend_actor& b, const std
 }
 
 reply<v1::VmObserved> conformance::attach_net(const backend_actor& b, const std::string& id, const std::string& net_id,
-                                              const std::string& tap) {
+                                              const std::string& tap, std::uint32_t deadline_ms) {
   v1::AttachDevice m;
   m.set_sandbox_id(id);
+  m.set_deadline_ms(deadline_ms);
   m.mutable_net()->set_id(net_id);
   m.mutable_net()->set_tap_name(tap);
   m.mutable_net()->set_mac("52:54:00:ca:15:50");
@@ -113,6 +114,17 @@ reply<v1::VmObserved> conformance::detach(const backend_actor& b, const std::str
   m.set_device_id(device_id);
   m.set_deadline_ms(deadline_ms);
   return on->ask<v1::VmObserved>(b, m);
+}
+
+bool conformance::can_have_taps() {
+  std::string why;
+  for (std::size_t i = taps.size(); i < 2; ++i) {
+    auto made_one = on->tap(why);
+    if (made_one.empty())
+      return false;
+    taps.push_back(std::move(made_one));
+  }
+  return true;
 }
 
 std::vector<conformance::deed> conformance::verbs(const backend_actor& b, const std::string& id) {
@@ -133,23 +145,31 @@ std::vector<conformance::deed> conformance::verbs(const backend_actor& b, const 
                    [=, this](auto ms) { return vcpus(b, id, 2, ms); },
                    [](const auto& vm) { return vm.plugged_vcpus() == 2; },
                    {}});
-  if (capabilities.disks()) {
-    const auto image = on->image("verb");
-    out.push_back({"attach",
+  using attaching = std::function<reply<v1::VmObserved>(const std::string& device_id, std::uint32_t ms)>;
+  const auto device_verbs = [&](const std::string& kind, const attaching& attach) {
+    const auto stays = "staying-" + kind, leaves = "leaving-" + kind;
+    out.push_back({"attach " + kind,
                    {},
-                   [=, this](auto ms) { return attach_disk(b, id, "attached", image, ms); },
-                   [](const auto& vm) { return device_in(vm, "attached") != nullptr; },
+                   [=](auto ms) { return attach(stays, ms); },
+                   [=](const auto& vm) { return device_in(vm, stays) != nullptr; },
                    {}});
-    const auto other = on->image("leaving");
-    out.push_back({"detach",
-                   [=, this] { return attach_disk(b, id, "leaving", other); },
-                   [=, this](auto ms) { return detach(b, id, "leaving", ms); },
-                   [](const auto& vm) {
-                     const auto* d = device_in(vm, "leaving");
+    out.push_back({"detach " + kind,
+                   [=] { return attach(leaves, 0); },
+                   [=, this](auto ms) { return detach(b, id, leaves, ms); },
+                   [=](const auto& vm) {
+                     const auto* d = device_in(vm, leaves);
                      return !d || d->leaving();
                    },
                    {}});
-  }
+  };
+  if (capabilities.disks())
+    device_verbs("disk", [=, this](const std::string& device_id, std::uint32_t ms) {
+      return attach_disk(b, id, device_id, on->image(device_id), ms);
+    });
+  if (capabilities.nets() && can_have_taps())
+    device_verbs("net", [=, this](const std::string& device_id, std::uint32_t ms) {
+      return attach_net(b, id, device_id, taps.at(device_id.front() == 's' ? 0 : 1), ms);
+    });
   if (capabilities.pause()) {
     const auto pause = [=, this](auto ms) { return simple<v1::PauseVm>(b, id, ms); };
     const auto resume = [=, this](auto ms) { return simple<v1::ResumeVm>(b, id, ms); };

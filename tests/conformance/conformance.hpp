@@ -64,7 +64,7 @@ struct conformance : ::testing::TestWithParam<kind> {
   reply<v1::VmObserved> attach_disk(const backend_actor& b, const std::string& id, const std::string& disk_id,
                                     const std::string& path, std::uint32_t deadline_ms = 0);
   reply<v1::VmObserved> attach_net(const backend_actor& b, const std::string& id, const std::string& net_id,
-                                   const std::string& tap);
+                                   const std::string& tap, std::uint32_t deadline_ms = 0);
   reply<v1::VmObserved> detach(const backend_actor& b, const std::string& id, const std::string& device_id,
                                std::uint32_t deadline_ms = 0);
   template <class Message>
@@ -96,9 +96,13 @@ struct conformance : ::testing::TestWithParam<kind> {
     });
   }
 
+  /// Two in `taps`; false where the host lets us make none.
+  bool can_have_taps();
+
   std::unique_ptr<rig> on;
   v1::Capabilities capabilities;
   std::vector<std::string> made;
+  std::vector<std::string> taps; ///< of one VM after the other
   std::shared_ptr<news_box> news = std::make_shared<news_box>();
 };
 

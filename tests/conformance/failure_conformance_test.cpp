@@ -66,6 +66,49 @@ TEST_P(conformance, a_vmm_that_is_stopped_at_every_verb) {
   }
 }
 
+// The VMM fails before it has done anything, on every kind whose VMM is a program that the specification names.
+TEST_P(conformance, a_vmm_that_dies_or_is_stopped_while_it_is_made) {
+  const auto vmm = on->vmm_that_fails_at_start();
+  if (vmm.empty() && !on->world())
+    GTEST_SKIP() << GetParam().name << ": not tried, the specification does not name the program of its VMM";
+  for (const std::string id : {dies_at_start, stops_at_start}) {
+    const bool dies = id == dies_at_start;
+    if (dies && on->world())
+      continue; // it has no process that could
+    SCOPED_TRACE(id);
+    auto b = on->backend(id, news);
+    auto m = create_message(id);
+    if (on->world())
+      on->hold({});
+    else
+      m.mutable_spec()->set_vmm_path(vmm);
+    // One that dies is told as soon as it does; of one that is stopped nothing is heard.
+    m.set_deadline_ms(dies ? 120'000 : short_ms(*on) * 2);
+    const auto sent = std::chrono::steady_clock::now();
+    const auto answer = on->ask<v1::VmObserved>(b, m);
+    EXPECT_LT(std::chrono::steady_clock::now() - sent, std::chrono::milliseconds{m.deadline_ms()} + on->patience());
+    if (code(answer) == ec::outcome_unknown && !dies) {
+      const auto blind = simple<v1::InspectVm>(b, id, short_ms(*on));
+      EXPECT_TRUE(blind || code(blind) == ec::outcome_unknown) << blind.text();
+    } else {
+      EXPECT_EQ(code(answer), ec::backend_refused) << answer.text();
+      const auto seen = on->inspect(b, id);
+      ASSERT_TRUE(seen) << seen.text();
+      EXPECT_EQ(seen->state(), v1::VM_STATE_ABSENT) << "a creation that failed has left something: " << seen.text();
+    }
+    on->let_go({}); // what stands for one; a process stays stopped
+    const auto gone = on->destroy(b, id);
+    ASSERT_TRUE(gone) << gone.text();
+    EXPECT_EQ(gone->state(), v1::VM_STATE_ABSENT);
+    const auto ids = on->list(b);
+    ASSERT_TRUE(ids) << ids.text();
+    EXPECT_EQ(std::count(ids->sandbox_ids().begin(), ids->sandbox_ids().end(), id), 0) << ids.text();
+    const auto another = create(b, id);
+    ASSERT_TRUE(another) << "its name is free again: " << another.text();
+    EXPECT_EQ(another->state(), v1::VM_STATE_RUNNING);
+  }
+}
+
 TEST_P(conformance, a_vmm_that_dies_at_every_verb) {
   auto names = verbs(on->backend("none", news), "none");
   for (std::size_t i = 0; i < names.size(); ++i) {

@@ -60,6 +60,8 @@ TEST_P(conformance, dimms_up_and_down_until_the_slots_are_used_up) {
   EXPECT_TRUE(refused(plug(b, id, "odd", capabilities.dimm_block_bytes() / 2)));
   EXPECT_TRUE(refused(plug(b, id, "unaligned", part + mib)));
   EXPECT_TRUE(refused(plug(b, id, "large", 4 * part))) << "more than the VM's maximum";
+  // As large as all that may be plugged, of which one part is: no slot is lacking, only room.
+  EXPECT_TRUE(refused(plug(b, id, "large", (slots + 1) * part))) << "together more than the VM's maximum";
   const auto two = plug(b, id, "dimm1", part);
   ASSERT_TRUE(two) << two.text();
   EXPECT_EQ(two->plugged_bytes(), 2 * part);

@@ -15,6 +15,7 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <map>
 #include <nlohmann/json.hpp>
 
 #include "backends/simulated/provider.hpp"
@@ -68,6 +69,32 @@ bool remove_tap(const std::string& name) {
 bool news_box::await(std::chrono::seconds at_most, const std::function<bool(const v1::VmEvent&)>& fits) {
   std::unique_lock lock{mutex};
   return changed.wait_for(lock, at_most, [&] { return std::any_of(heard.begin(), heard.end(), fits); });
+}
+
+void expect_documented(std::string_view message, ec code, const std::string& text) {
+  using codes = std::vector<ec>;
+  static const codes any_verb{ec::invalid_argument, ec::internal, ec::backend_lost, ec::outcome_unknown};
+  static const std::map<std::string_view, codes> rows{
+      {"DescribeBackend", {ec::host_missing, ec::host_denied, ec::unsupported}},
+      {"CreateVm",
+       {ec::backend_refused, ec::already_exists, ec::out_of_range, ec::host_missing, ec::host_denied,
+        ec::host_resources, ec::host_io, ec::unsupported, ec::vmm_died}},
+      {"InspectVm", {}},
+      {"ApplyMemoryStep", {ec::backend_refused, ec::out_of_range, ec::vmm_died, ec::unsupported}},
+      {"SetVmVcpus", {ec::backend_refused, ec::out_of_range, ec::vmm_died, ec::unsupported}},
+      {"AttachDevice",
+       {ec::backend_refused, ec::already_exists, ec::host_missing, ec::host_denied, ec::vmm_died, ec::unsupported}},
+      {"DetachDevice", {ec::backend_refused, ec::vmm_died, ec::unsupported}},
+      {"PauseVm", {ec::backend_refused, ec::vmm_died, ec::unsupported}},
+      {"ResumeVm", {ec::backend_refused, ec::vmm_died, ec::unsupported}},
+      {"DestroyVm", {}},
+      {"ListVms", {}},
+  };
+  const auto row = rows.find(message);
+  ASSERT_NE(row, rows.end()) << message << " is no verb of the contract";
+  const auto in = [code](const codes& some) { return std::find(some.begin(), some.end(), code) != some.end(); };
+  EXPECT_TRUE(in(any_verb) || in(row->second))
+      << message << " was answered with what backends/backend.hpp does not name for it: " << text;
 }
 
 rig::rig(const kind& k) : kind_{k}, place_{place_of(k)} {
@@ -267,6 +294,24 @@ void rig::let_go(const v1::VmObserved& vm) {
   } else if (vm.vmm_pid() > 1) {
     ::kill(static_cast<pid_t>(vm.vmm_pid()), SIGCONT);
   }
+}
+
+std::string rig::vmm_that_fails_at_start() const {
+  if (!place_.process || place_.vmm_path.empty() || !kind_.faults.empty())
+    return {};
+  // Always the same file: what has been learnt of a VMM's program is kept under its path and time.
+  const auto content = "#!/bin/sh\ncase \"$*\" in\n*" + std::string{stops_at_start} + "*) kill -STOP $$ ;;\n*" +
+                       dies_at_start + "*) kill -KILL $$ ;;\nesac\nexec " + place_.vmm_path + " \"$@\"\n";
+  const auto path = CAISSON_TEST_CACHE_DIRECTORY "/at-start-" + fs::path{place_.vmm_path}.filename().string();
+  if (whole(path) == content)
+    return path;
+  const auto fresh = root_ + "/at-start";
+  std::ofstream{fresh} << content;
+  fs::permissions(fresh, fs::perms::owner_all);
+  const auto beside = path + "." + std::to_string(::getpid());
+  fs::copy_file(fresh, beside, fs::copy_options::overwrite_existing);
+  fs::rename(beside, path);
+  return path;
 }
 
 std::string rig::image(const std::string& name) {
