@@ -304,6 +304,18 @@ TEST_F(live, h_kills_nobody_by_a_limit) {
   EXPECT_TRUE(client_->finish(sleeper, patience));
 }
 
+TEST_F(live, h_lets_programs_ask_for_more_than_there_is_while_automatic_memory_holds_them) {
+  const auto overcommit = [] { return shell("cat /proc/sys/vm/overcommit_memory"); };
+  v1::AgentRequest limit;
+  EXPECT_EQ(overcommit(), "0\n");
+  limit.mutable_set_workload_limits()->set_high_bytes(64 * mib);
+  ASSERT_TRUE(client_->ask(limit, patience));
+  EXPECT_EQ(overcommit(), "1\n");
+  limit.mutable_set_workload_limits()->set_high_bytes(0);
+  ASSERT_TRUE(client_->ask(limit, patience));
+  EXPECT_EQ(overcommit(), "0\n");
+}
+
 TEST_F(live, h_tells_of_memory_pressure) {
   v1::AgentRequest watch;
   watch.mutable_watch_pressure()->set_stall_us(20'000);
