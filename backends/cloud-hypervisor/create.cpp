@@ -11,6 +11,7 @@
 
 #include "backends/cloud-hypervisor/capabilities.hpp"
 #include "backends/cloud-hypervisor/machine.hpp"
+#include "backends/cloud-hypervisor/tap.hpp"
 #include "backends/cloud-hypervisor/vmm_process.hpp"
 
 namespace caisson::cloud_hypervisor {
@@ -55,8 +56,8 @@ problem machine::check_host(v1::VmSpec& spec) const {
     if (auto why = unreadable("disk image", disk.path(), disk.read_only() ? R_OK : R_OK | W_OK); !why.empty())
       return {"host_missing", why};
   for (const auto& net : spec.nets())
-    if (auto why = tap_problem(net.tap_name()); !why.empty())
-      return {"host_missing", "net " + net.id() + ": " + why};
+    if (auto why = tap_problem(net.tap_name()); !why.code.empty())
+      return {why.code, "net " + net.id() + ": " + why.text};
   for (const auto& share : spec.shares())
     if (auto why = socket_problem(share.socket_path()); !why.empty())
       return {"host_missing", "share " + share.id() + ", socket \"" + escaped_text(share.socket_path(), 200) +
@@ -164,11 +165,32 @@ void machine::make_vm(const call_ptr& call) {
         if (self->create_failure_ || !self->alive())
           return;
         if (o.ok())
-          return self->boot_vm(call);
+          return self->add_nets(call, 0);
         self->fail_create(o.kind == outcome_kind::answered
                               ? problem{"backend_refused", self->who() + " does not take the VM: " + o.reply.text()}
                               : problem{"backend_refused", self->who() + " did not answer vm.create: " + o.why});
       });
+}
+
+void machine::add_nets(const call_ptr& call, std::size_t next) {
+  if (next == config_.nets.size())
+    return boot_vm(call);
+  const auto& net = config_.nets[next];
+  const auto tap = attach_tap(net.tap);
+  if (!tap)
+    return fail_create({tap.why_not().code, "net " + net.id + ": " + tap.why_not().text});
+  ask(requests::add_net(net), std::min<std::chrono::milliseconds>(create_within, call->left()),
+      [self = shared_from_this(), call, next, id = net.id](outcome o) {
+        if (self->create_failure_ || !self->alive())
+          return;
+        if (o.ok())
+          return self->add_nets(call, next + 1);
+        self->fail_create(
+            o.kind == outcome_kind::answered
+                ? problem{"backend_refused", self->who() + " does not take net " + id + ": " + o.reply.text()}
+                : problem{"backend_refused", self->who() + " did not answer vm.add-net of " + id + ": " + o.why});
+      },
+      {tap.fd()});
 }
 
 void machine::boot_vm(const call_ptr& call) {

@@ -26,6 +26,15 @@ void ledger::dimm_plugged() {
   asked_dimm.reset();
 }
 
+void ledger::device_added(const std::string& address) {
+  if (!asked_device)
+    return;
+  device_left(asked_device->id);
+  asked_device->address = address;
+  devices.push_back(std::move(*asked_device));
+  asked_device.reset();
+}
+
 void ledger::device_left(const std::string& id) {
   std::erase_if(devices, [&](const auto& d) { return d.id == id; });
 }
@@ -67,10 +76,14 @@ void ledger::settle(const info_reply& info, bool actual_counts) {
   for (const auto& d : info.devices) {
     if (d.kind == "vsock")
       continue;
-    if (!device(d.id))
+    if (!device(d.id)) {
       devices.push_back({.id = d.id, .kind = d.kind});
+      if (asked_device && asked_device->id == d.id)
+        devices.back().source = asked_device->source;
+    }
     device(d.id)->address = d.bdf;
-    device(d.id)->source = d.host;
+    if (!d.host.empty())
+      device(d.id)->source = d.host;
   }
 }
 
@@ -79,11 +92,11 @@ ledger ledger_at_boot(const v1::VmSpec& spec) {
   out.boot_bytes = spec.boot_bytes();
   out.vcpus_present = out.vcpus_asked = spec.boot_vcpus();
   for (const auto& d : spec.disks())
-    out.devices.push_back({.id = d.id(), .kind = "disk"});
+    out.devices.push_back({.id = d.id(), .kind = "disk", .source = d.path()});
   for (const auto& n : spec.nets())
-    out.devices.push_back({.id = n.id(), .kind = "net"});
+    out.devices.push_back({.id = n.id(), .kind = "net", .source = n.tap_name()});
   for (const auto& s : spec.shares())
-    out.devices.push_back({.id = s.id(), .kind = "share"});
+    out.devices.push_back({.id = s.id(), .kind = "share", .source = s.socket_path()});
   return out;
 }
 

@@ -34,7 +34,7 @@ struct held_device {
   std::string kind; ///< "disk", "net", "share"
   bool leaving = false;
   std::string address;     ///< "0000:00:05.0"; empty where the VMM does not tell
-  std::string source = {}; ///< what stands behind it, as the VMM says; empty as long as it was not asked
+  std::string source = {}; ///< image, socket, or tap: of that the VMM knows but a descriptor
 };
 
 struct ledger {
@@ -46,6 +46,7 @@ struct ledger {
   std::uint32_t vcpus_present = 0;
   std::uint32_t vcpus_asked = 0; ///< below vcpus_present: the guest has not let the others go yet
   std::vector<held_device> devices;
+  std::optional<held_device> asked_device; ///< the last one that was sent; of no meaning once it is in `devices`
   v1::VmState state = v1::VM_STATE_CREATED;
 
   std::uint64_t dimm_bytes() const;
@@ -56,6 +57,8 @@ struct ledger {
 
   /// The DIMM that was asked for is there.
   void dimm_plugged();
+  /// The device that was asked for is there.
+  void device_added(const std::string& address);
   /// From a vm.info that was asked for after everything else had been answered. `actual_counts`: memory_actual_size has
   /// virtio-mem in it.
   void settle(const info_reply& info, bool actual_counts);

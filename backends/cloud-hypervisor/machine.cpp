@@ -156,14 +156,15 @@ void machine::refuse(const call_ptr& call, problem why) {
   end_verb(call);
 }
 
-void machine::ask(request what, std::chrono::milliseconds within, next_step then) {
+void machine::ask(request what, std::chrono::milliseconds within, next_step then,
+                  const std::vector<int>& descriptors) {
   auto guarded = [self = shared_from_this(), then = std::move(then)](outcome o) {
     self->spent_us_ += static_cast<std::uint64_t>(o.spent.count());
     if (!self->over_ && !self->destroying_)
       then(std::move(o));
   };
   if (api_)
-    return api_->call(std::move(what), within, std::move(guarded));
+    return api_->call(std::move(what), within, std::move(guarded), descriptors);
   outcome none;
   none.why = who() + " has ended";
   around_->on.post([guarded, none] { guarded(none); });

@@ -92,7 +92,7 @@ private:
   void end_verb(const call_ptr& call);
   void succeed(const call_ptr& call);
   void refuse(const call_ptr& call, problem why);
-  void ask(request what, std::chrono::milliseconds within, next_step then);
+  void ask(request what, std::chrono::milliseconds within, next_step then, const std::vector<int>& descriptors = {});
   void unanswered(const call_ptr& call, const outcome& o, const std::string& doing);
   void save();
   void watch(std::shared_ptr<reactor::child> child);
@@ -115,6 +115,7 @@ private:
   void await_api(const call_ptr& call, std::chrono::steady_clock::time_point until);
   void take_ping(const call_ptr& call, const outcome& o);
   void make_vm(const call_ptr& call);
+  void add_nets(const call_ptr& call, std::size_t next);
   void boot_vm(const call_ptr& call);
   void look_at_boot(const call_ptr& call, const outcome& boot);
   void fail_create(problem why);

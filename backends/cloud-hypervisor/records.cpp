@@ -26,6 +26,15 @@ plugged_dimm dimm_from(const json& j) {
   return {j.at("id").get<std::string>(), j.at("size_bytes").get<std::uint64_t>()};
 }
 
+json to_json(const held_device& d) {
+  return {{"id", d.id}, {"kind", d.kind}, {"leaving", d.leaving}, {"address", d.address}, {"source", d.source}};
+}
+
+held_device device_from(const json& j) {
+  return {j.at("id").get<std::string>(), j.at("kind").get<std::string>(), j.at("leaving").get<bool>(),
+          j.at("address").get<std::string>(), j.value("source", std::string{})};
+}
+
 } // namespace
 
 std::string to_text(const vm_record& r) {
@@ -36,7 +45,7 @@ std::string to_text(const vm_record& r) {
     dimms.push_back(to_json(d));
   auto devices = json::array();
   for (const auto& d : r.book.devices)
-    devices.push_back({{"id", d.id}, {"kind", d.kind}, {"leaving", d.leaving}, {"address", d.address}});
+    devices.push_back(to_json(d));
   json out{{"spec", json::parse(spec, nullptr, false)},
            {"pid", r.pid},
            {"start_ticks", r.start_ticks},
@@ -56,6 +65,8 @@ std::string to_text(const vm_record& r) {
            {"stop_reason", r.stop_reason}};
   if (r.book.asked_dimm)
     out["asked_dimm"] = to_json(*r.book.asked_dimm);
+  if (r.book.asked_device)
+    out["asked_device"] = to_json(*r.book.asked_device);
   return out.dump(1, ' ', false, json::error_handler_t::replace) + "\n";
 }
 
@@ -82,8 +93,9 @@ bool from_text(const std::string& text, vm_record& r) {
     r.book.vcpus_present = j.at("vcpus_present").get<std::uint32_t>();
     r.book.vcpus_asked = j.at("vcpus_asked").get<std::uint32_t>();
     for (const auto& d : j.at("devices"))
-      r.book.devices.push_back({d.at("id").get<std::string>(), d.at("kind").get<std::string>(),
-                                d.at("leaving").get<bool>(), d.at("address").get<std::string>()});
+      r.book.devices.push_back(device_from(d));
+    if (j.contains("asked_device"))
+      r.book.asked_device = device_from(j.at("asked_device"));
     r.book.state = static_cast<v1::VmState>(j.at("state").get<int>());
     r.events_read_bytes = j.at("events_read_bytes").get<std::uint64_t>();
     r.ended = static_cast<v1::VmEvent::Kind>(j.at("ended").get<int>());

@@ -53,7 +53,7 @@ constexpr std::array disk_fields{text("id"), text("path", needed), boolean("read
                                  text("image_type", needed, image_types)};
 constexpr object disk{"DiskConfig", disk_fields};
 
-constexpr std::array net_fields{text("id"), text("tap"), text("mac"), integer("num_queues", needed, 2, 512)};
+constexpr std::array net_fields{text("id"), text("mac"), integer("num_queues", needed, 2, 512)};
 constexpr object net{"NetConfig", net_fields};
 
 constexpr std::array fs_fields{text("id"), text("tag", needed), text("socket", needed),
@@ -80,7 +80,6 @@ constexpr std::array vm_fields{part("cpus", cpus, needed),
                                part("memory", memory, needed),
                                part("payload", payload, needed),
                                list("disks", disk),
-                               list("net", net),
                                list("fs", fs),
                                part("rng", rng),
                                part("balloon", balloon),

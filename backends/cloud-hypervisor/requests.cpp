@@ -46,7 +46,6 @@ json of(const disk_config& disk) {
 json of(const net_config& net) {
   json out = json::object();
   add_text(out, "id", net.id);
-  add_text(out, "tap", net.tap);
   add_text(out, "mac", net.mac);
   out["num_queues"] = net.queues;
   return out;
@@ -125,8 +124,6 @@ json of(const vm_config& vm) {
            {"watchdog", vm.watchdog}};
   if (!vm.disks.empty())
     out["disks"] = list_of(vm.disks);
-  if (!vm.nets.empty())
-    out["net"] = list_of(vm.nets);
   if (!vm.shares.empty())
     out["fs"] = list_of(vm.shares);
   if (!vm.entropy_source.empty())

@@ -26,9 +26,9 @@ struct disk_config {
 
 struct net_config {
   std::string id;
-  std::string tap; ///< empty: the descriptors that go with the request
+  std::string tap; ///< not sent: a descriptor of it goes with vm.add-net
   std::string mac; ///< empty: the VMM chooses
-  std::uint32_t queues = 2; ///< even, two a pair; with descriptors twice their number
+  std::uint32_t queues = 2; ///< even, two a descriptor
 };
 
 /// virtio-fs; needs shared memory. Its daemon must listen before the boot: without, the VMM blocks for a minute.
@@ -70,7 +70,7 @@ struct vm_config {
   std::string command_line;
   std::string initramfs;
   std::vector<disk_config> disks;
-  std::vector<net_config> nets;
+  std::vector<net_config> nets; ///< not in vm.create, which takes no descriptors: add_net() each before the boot
   std::vector<share_config> shares;
   std::string entropy_source; ///< empty: the VMM's default, /dev/urandom
   std::optional<balloon_config> balloon;
@@ -107,7 +107,7 @@ request resize_ram(std::uint64_t total_bytes); ///< boot + plugged
 request resize_vcpus(std::uint32_t count);
 request resize_balloon(std::uint64_t bytes);
 request add_disk(const disk_config& disk);
-request add_net(const net_config& net); ///< descriptors of taps go with api_client::call
+request add_net(const net_config& net); ///< with the tap's descriptors in api_client::call: without, the VMM makes a tap
 request add_share(const share_config& share);
 request remove_device(const std::string& id);
 

@@ -6,8 +6,11 @@
 #include <cerrno>
 #include <csignal>
 #include <cstring>
+#include <optional>
+#include <utility>
 
 #include "backends/cloud-hypervisor/machine.hpp"
+#include "backends/cloud-hypervisor/tap.hpp"
 #include "backends/cloud-hypervisor/vmm_process.hpp"
 #include "backends/host/server.hpp"
 
@@ -245,21 +248,21 @@ void machine::attach(const call_ptr& call, const std::string& id, const char* ki
       return refuse(call, {"host_missing",
                            "disk image \"" + escaped_text(path, 200) + "\" cannot be opened: " + std::strerror(errno)});
   }
-  if (const auto& attach = call->what.attach(); attach.has_net())
-    if (auto why = tap_problem(attach.net().tap_name()); !why.empty())
-      return refuse(call, {"host_missing", "net " + escaped_text(id, 64) + ": " + why});
   read_back(call, [self = shared_from_this(), call, id, kind = std::string{kind}, add](v1::VmObserved seen) {
     if (!self->alive())
       return self->refuse(call, self->ended_problem());
     if (!seen.stale_reason().empty())
       return self->refuse(call, {"backend_refused", "nothing was changed: " + seen.stale_reason()});
-    if (auto* there = self->record_->book.device(id)) {
+    const auto& asked = call->what.attach();
+    const auto& source = asked.has_disk() ? asked.disk().path() : asked.net().tap_name();
+    // What was told of an earlier device with this id is not told of this one.
+    self->look_at_files();
+    auto& book = self->record_->book;
+    if (auto* there = book.device(id)) {
       if (there->leaving)
         return self->refuse(call, {"backend_refused", kind + " " + id +
                                                           " is still leaving the VM; try again when it has "
                                                           "left, or use another id"});
-      const auto& asked = call->what.attach();
-      const auto& source = asked.has_disk() ? asked.disk().path() : asked.net().tap_name();
       if (there->kind != kind || (!there->source.empty() && there->source != source))
         return self->refuse(call, {"already_exists", "a " + there->kind + " with the id " + id +
                                                          " is there already, over " + escaped_text(there->source, 200) +
@@ -267,8 +270,18 @@ void machine::attach(const call_ptr& call, const std::string& id, const char* ki
       call->succeed(std::move(seen));
       return self->end_verb(call);
     }
+    std::optional<attached_tap> tap; // the VMM has its own descriptor of it as soon as it is asked
+    std::vector<int> descriptors;
+    if (asked.has_net()) {
+      tap.emplace(attach_tap(source));
+      if (!*tap)
+        return self->refuse(call, {tap->why_not().code, kind + " " + id + ": " + tap->why_not().text});
+      descriptors.push_back(tap->fd());
+    }
     self->activated_.erase(id); // of an earlier device with this id
-    self->ask(add, call->left(), [self, call, id, kind](outcome o) {
+    book.asked_device = held_device{.id = id, .kind = kind, .source = source};
+    self->save();
+    auto added = [self, call, id, kind](outcome o) {
       if (!self->record_)
         return;
       if (o.kind != outcome_kind::answered)
@@ -276,10 +289,11 @@ void machine::attach(const call_ptr& call, const std::string& id, const char* ki
       if (!o.ok())
         return self->refuse(call, {"backend_refused", kind + " " + id + " was not added: " + o.reply.text()});
       auto where = parse_pci_device(o.reply.body);
-      self->record_->book.devices.push_back({.id = id, .kind = kind, .address = where ? where->bdf : std::string{}});
+      self->record_->book.device_added(where ? where->bdf : std::string{});
       self->save();
       self->succeed(call);
-    });
+    };
+    self->ask(add, call->left(), std::move(added), descriptors);
   });
 }
 

@@ -1,7 +1,6 @@
 #include "backends/cloud-hypervisor/vmm_process.hpp"
 
 #include <fcntl.h>
-#include <net/if.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -125,13 +124,6 @@ std::string socket_problem(const std::string& path) {
   default:
     return std::strerror(why);
   }
-}
-
-std::string tap_problem(const std::string& name) {
-  if (::if_nametoindex(name.c_str()) != 0)
-    return {};
-  return "there is no interface \"" + escaped_text(name, 40) +
-         "\" here; expected a tap that exists (ip tuntap add NAME mode tap)";
 }
 
 void remove_run_files(const std::string& run_directory, bool directory_too) {

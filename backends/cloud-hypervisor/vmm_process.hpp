@@ -34,9 +34,6 @@ std::string last_words(const std::string& path);
 /// with it. "" or what is wrong.
 std::string socket_problem(const std::string& path);
 
-/// The tap is there: the VMM would make one of that name itself, which nobody has connected to anything.
-std::string tap_problem(const std::string& name);
-
 /// The files that a VM has in its run directory, and with `directory_too` the directory where nothing else is in it.
 void remove_run_files(const std::string& run_directory, bool directory_too);
 

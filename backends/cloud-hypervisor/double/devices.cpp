@@ -1,5 +1,7 @@
 // The devices of a VM: made at boot in the VMM's order, plugged and taken out while it runs.
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <array>
 #include <utility>
@@ -111,13 +113,33 @@ outcome model::make_net(vm& v, json& d) {
       return manager_failure({"Cannot create vhost-user-net device", "Connection to socket failed",
                               "vhost-user: can't connect to peer: " + os_error(error)});
     }
-  } else if (settings_.as < profile::head && !d.contains("fds") && !d.contains("host_mac")) {
+  } else if (d.contains("fds") && !d.contains("tap")) {
+    int error = 0;
+    const auto fds = d["fds"].get<std::vector<int>>();
+    r.connection = host_.take_tap(fds, error);
+    if (!r.connection) {
+      constexpr auto* number = "2147767506"; // of the ioctl that tells of a tap
+      if (settings_.as == profile::v51_1)
+        return manager_failure({"Cannot create virtio-net device", "Using existing tap",
+                                std::string{"ioctl ("} + number + ") failed: " + os_error(error), os_error(error)});
+      return manager_failure({"Cannot create virtio-net device", "Using existing tap",
+                              std::string{"Ioctl failed ("} + number + ")", os_error(error)});
+    }
+    kept_.insert(fds.begin(), fds.end());
+  } else if (settings_.as < profile::head && !d.contains("host_mac")) {
     d["host_mac"] = host_.random_mac(); // the tap's own address
   }
   if (!d.contains("mac"))
     d["mac"] = host_.random_mac();
   v.resources[id] = std::move(r);
   return {};
+}
+
+/// What never became a device is forgotten and stays open, as in the VMM.
+void model::close_kept(const json& net) {
+  for (const auto& fd : net.value("fds", json::array()))
+    if (kept_.erase(fd.get<int>()) > 0)
+      ::close(fd.get<int>());
 }
 
 outcome model::make_fs(vm& v, json& d) {
@@ -352,8 +374,12 @@ outcome model::remove_device(const std::string& id) {
     return manager_failure({"Not allowed to remove this type of device from the VM: " + n->type});
   if (n->removing)
     return settings_.as == profile::v53_0 ? outcome{unknown} : outcome{};
+  const auto nets = config_->value("net", json::array());
   if (!remove_from_config(settings_.as == profile::v51_1 ? n->id : id))
     return unknown;
+  for (const auto& net : nets)
+    if (net.value("id", "") == n->id)
+      close_kept(net);
   n->removing = true;
   if (!settings_.faults.early_removal && !n->taken_up)
     busy_ += std::chrono::hours{24};

@@ -57,7 +57,7 @@ public:
   virtual void freeze(bool frozen) = 0;
 };
 
-/// Something that stays open as long as the device lives (a vhost-user connection).
+/// Something that stays open as long as the device lives (a vhost-user connection, a tap's queues).
 class held_open {
 public:
   virtual ~held_open() = default;
@@ -81,6 +81,8 @@ public:
   virtual std::unique_ptr<console_sink> open_console(const std::string& mode, const std::string& path, int& error) = 0;
   virtual std::unique_ptr<vsock_listener> listen_vsock(const std::string& path, int& error) = 0;
   virtual std::unique_ptr<held_open> connect_vhost_user(const std::string& path, int& error) = 0;
+  /// Queues of one tap, whose descriptors stay the caller's. Null and an errno where one of them is none.
+  virtual std::unique_ptr<held_open> take_tap(const std::vector<int>& descriptors, int& error) = 0;
   /// A random local address, "02:…".
   virtual std::string random_mac() = 0;
   virtual void event(const std::string& source, const std::string& name,

@@ -310,6 +310,8 @@ outcome model::remove_all() {
     return {};
   if (vm_)
     (void)shutdown();
+  for (const auto& net : config_->value("net", json::array()))
+    close_kept(net);
   config_.reset();
   event("deleted");
   return {};

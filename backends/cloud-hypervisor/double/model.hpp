@@ -6,6 +6,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -134,6 +135,7 @@ private:
   answer add_device(const std::string& list, json device, bool single = false);
   outcome remove_device(const std::string& id);
   bool remove_from_config(const std::string& id);
+  void close_kept(const json& net);
   std::string named(vm& v, json& d, const std::string& prefix);
 
   // info.cpp
@@ -154,6 +156,7 @@ private:
   std::optional<consoles> consoles_;
   std::chrono::nanoseconds busy_{0}; ///< how long the call under way takes
   bool panics_ = false;
+  std::set<int> kept_; ///< descriptors of taps that came with vm.add-net and have become devices
   std::uint32_t boots_ = 0;
   std::shared_ptr<char> alive_ = std::make_shared<char>();
 };

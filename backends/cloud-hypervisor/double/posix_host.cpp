@@ -1,6 +1,8 @@
 #include "backends/cloud-hypervisor/double/posix_host.hpp"
 
 #include <fcntl.h>
+#include <linux/if_tun.h>
+#include <net/if.h>
 #include <pty.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
@@ -60,6 +62,29 @@ public:
 private:
   unique_fd fd_, peer_;
   std::string path_;
+};
+
+class tap_queues : public held_open {
+public:
+  /// 0 or an errno.
+  int add(int descriptor) {
+    unique_fd own{::fcntl(descriptor, F_DUPFD_CLOEXEC, 3)};
+    ifreq of{};
+    int header_bytes = 12;
+    if (!own || ::fcntl(own.get(), F_SETFL, ::fcntl(own.get(), F_GETFL) | O_NONBLOCK) < 0 ||
+        ::ioctl(own.get(), TUNGETIFF, &of) != 0)
+      return errno;
+    of.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR;
+    if (::ioctl(own.get(), TUNSETIFF, &of) != 0 && errno != EEXIST)
+      return errno;
+    if (::ioctl(own.get(), TUNSETVNETHDRSZ, &header_bytes) != 0)
+      return errno;
+    all_.push_back(std::move(own));
+    return 0;
+  }
+
+private:
+  std::vector<unique_fd> all_;
 };
 
 class held_descriptor : public held_open {
@@ -190,6 +215,15 @@ std::unique_ptr<held_open> posix_host::connect_vhost_user(const std::string& pat
   }
   error = 0;
   return std::make_unique<held_descriptor>(std::move(fd));
+}
+
+std::unique_ptr<held_open> posix_host::take_tap(const std::vector<int>& descriptors, int& error) {
+  auto queues = std::make_unique<tap_queues>();
+  error = 0;
+  for (const auto fd : descriptors)
+    if ((error = queues->add(fd)) != 0)
+      return nullptr;
+  return queues;
 }
 
 std::string posix_host::random_mac() {

@@ -30,6 +30,7 @@ public:
   std::unique_ptr<console_sink> open_console(const std::string& mode, const std::string& path, int& error) override;
   std::unique_ptr<vsock_listener> listen_vsock(const std::string& path, int& error) override;
   std::unique_ptr<held_open> connect_vhost_user(const std::string& path, int& error) override;
+  std::unique_ptr<held_open> take_tap(const std::vector<int>& descriptors, int& error) override;
   std::string random_mac() override;
   void event(const std::string& source, const std::string& name,
              const std::vector<std::pair<std::string, std::string>>& properties) override;

@@ -51,6 +51,10 @@ public:
     error = 0;
     return std::make_unique<api_double::held_open>();
   }
+  std::unique_ptr<api_double::held_open> take_tap(const std::vector<int>&, int& error) override {
+    error = 0;
+    return std::make_unique<api_double::held_open>();
+  }
   std::string random_mac() override { return "2e:00:00:00:00:01"; }
   void event(const std::string& source, const std::string& name,
              const std::vector<std::pair<std::string, std::string>>&) override {

@@ -255,6 +255,28 @@ TEST_F(wire, descriptors_come_with_add_net_and_are_forgotten_by_create) {
   ::close(null);
 }
 
+TEST_F(wire, a_descriptor_that_is_no_tap_is_found_out_when_its_device_is_made) {
+  const int null = ::open("/dev/null", O_RDWR | O_CLOEXEC);
+  const std::string chain =
+      R"~("Error from device manager","Cannot create virtio-net device","Using existing tap",)~"
+      R"~("Ioctl failed (2147767506)","Inappropriate ioctl for device (os error 25)"])~";
+  ASSERT_EQ(vmm().put("vm.create", small_vm(at_)).code, "204");
+  stream early{vmm().socket()};
+  early.send_with_descriptors(request_text("PUT", "vm.add-net", "{\"id\":\"n\"}"), {null});
+  EXPECT_EQ(read_reply(early).code, "204");
+  const auto boot = vmm().put("vm.boot");
+  EXPECT_EQ(boot.code, "500");
+  EXPECT_NE(boot.body.find("\"The VM could not boot\"," + chain), boot.body.npos) << boot.body;
+  ASSERT_EQ(vmm().put("vm.boot").code, "204") << "its nets are lost by that";
+  stream late{vmm().socket()};
+  late.send_with_descriptors(request_text("PUT", "vm.add-net", "{\"id\":\"n\"}"), {null});
+  const auto added = read_reply(late);
+  EXPECT_EQ(added.code, "500");
+  EXPECT_NE(added.body.find("\"The network device could not be added to the VM\"," + chain), added.body.npos)
+      << added.body;
+  ::close(null);
+}
+
 TEST_F(wire, one_request_at_a_time_over_all_connections) {
   vmm({"--fault", "boot_delay_ms=300"});
   ASSERT_EQ(vmm().put("vm.create", small_vm(at_)).code, "204");
