@@ -150,6 +150,22 @@ TEST_F(driver_rig, one_that_dies_while_it_is_asked_to_make_the_vm_leaves_nothing
   }
 }
 
+TEST_F(driver_rig, one_that_hangs_while_it_is_asked_to_make_the_vm_is_ended_in_the_end) {
+  for (const char* fault : {"hang=vmm.ping", "hang=vm.create", "hang=vm.boot"}) {
+    SCOPED_TRACE(fault);
+    faults(fault);
+    const auto answer = ask(create_call(spec(), 1'500));
+    // Over before the deadline and taken back, or at the deadline and unknown until it is destroyed.
+    EXPECT_TRUE(answer.error().code() == "backend_refused" || answer.error().code() == "outcome_unknown")
+        << answer.error().code() << ": " << answer.error().text();
+    EXPECT_EQ(good(ask(destroy_call("a", 1'000))).state(), v1::VM_STATE_ABSENT);
+    EXPECT_TRUE(list().empty());
+    EXPECT_EQ(names_in(top + "/ch"), std::vector<std::string>{});
+    EXPECT_EQ(names_in(top + "/s/a"), std::vector<std::string>{});
+    fs::create_directories(top + "/s/a");
+  }
+}
+
 TEST_F(driver_rig, one_that_is_held_by_a_signal_answers_nothing_and_is_ended_all_the_same) {
   auto made = create(spec());
   ::kill(static_cast<pid_t>(made.vmm_pid()), SIGSTOP);
