@@ -132,7 +132,9 @@ void serve(engine::service& service, door::server& door, orphans& swept, start_l
     if (unused()) {
       // With the lock in hand nobody is starting us; who has connected meanwhile keeps us.
       v1::Error why;
-      if (lock.take(run, 1, why) && unused()) {
+      const bool locked = lock.take(run, 1, why);
+      const bool reachable = locked || why.code() != "host_io"; // a run directory that is gone has no socket
+      if ((locked || !reachable) && unused()) {
         log("nobody needs this engine any more: it ends");
         return;
       }

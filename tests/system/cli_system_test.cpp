@@ -267,5 +267,15 @@ TEST_F(real_sandbox, rm_leaves_nothing_and_the_engine_ends_by_itself) {
   EXPECT_FALSE(fs::exists(home->run_directory() + "/engine.sock"));
 }
 
+TEST(engine_without_a_home, ends_by_itself_too) {
+  engine_home home{"gone"};
+  ASSERT_EQ(home.caisson({"list"}).status, 0);
+  const auto pid = home.engine_pid();
+  ASSERT_GT(pid, 0);
+  std::error_code error;
+  fs::remove_all(home.directory(), error);
+  EXPECT_TRUE(gone(pid, 60)) << "nobody can reach it any more";
+}
+
 } // namespace
 } // namespace caisson::test
