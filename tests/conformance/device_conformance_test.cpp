@@ -1,8 +1,70 @@
 // Disks and network interfaces: at boot, attached and detached, twice, under a name that is taken, unknown.
 
+#include <arpa/inet.h>
+#include <linux/if_packet.h>
+#include <net/ethernet.h>
+#include <net/if.h>
+#include <poll.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+
 #include "tests/conformance/conformance.hpp"
 
 namespace caisson::tests {
+namespace {
+
+/// What comes out of a tap.
+class frames_of {
+public:
+  /// Brings it up where it is down, as whoever connects a tap to something does.
+  explicit frames_of(const std::string& tap) : socket_{::socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, htons(ETH_P_ALL))} {
+    ifreq link{};
+    tap.copy(link.ifr_name, IFNAMSIZ - 1);
+    const bool there = ::ioctl(socket_, SIOCGIFFLAGS, &link) == 0;
+    link.ifr_flags = static_cast<short>(link.ifr_flags | IFF_UP);
+    sockaddr_ll at{};
+    at.sll_family = AF_PACKET;
+    at.sll_protocol = htons(ETH_P_ALL);
+    at.sll_ifindex = static_cast<int>(::if_nametoindex(tap.c_str()));
+    if (socket_ >= 0 && (!there || ::ioctl(socket_, SIOCSIFFLAGS, &link) != 0 ||
+                         ::bind(socket_, reinterpret_cast<const sockaddr*>(&at), sizeof at) != 0)) {
+      ::close(socket_);
+      socket_ = -1;
+    }
+  }
+  ~frames_of() {
+    if (socket_ >= 0)
+      ::close(socket_);
+  }
+  frames_of(const frames_of&) = delete;
+  frames_of& operator=(const frames_of&) = delete;
+
+  bool listening() const { return socket_ >= 0; }
+  /// One whose sender has this address.
+  bool await_from(const std::array<unsigned char, 6>& mac, std::chrono::milliseconds at_most) const {
+    const auto end = std::chrono::steady_clock::now() + at_most;
+    for (auto left = at_most; left.count() > 0;
+         left = std::chrono::ceil<std::chrono::milliseconds>(end - std::chrono::steady_clock::now())) {
+      pollfd some{socket_, POLLIN, 0};
+      std::array<unsigned char, 2048> frame{};
+      if (::poll(&some, 1, static_cast<int>(left.count())) <= 0)
+        continue;
+      if (::recv(socket_, frame.data(), frame.size(), 0) >= 14 && std::equal(mac.begin(), mac.end(), frame.begin() + 6))
+        return true;
+    }
+    return false;
+  }
+
+private:
+  int socket_;
+};
+
+} // namespace
 
 TEST_P(conformance, disks_come_and_go) {
   if (!capabilities.disks())
@@ -85,6 +147,49 @@ TEST_P(conformance, an_interface_comes_and_goes) {
     return;
   ASSERT_TRUE(left("eth0"));
   EXPECT_EQ(on->inspect(b, id)->devices_size(), 0);
+}
+
+TEST_P(conformance, an_interface_of_the_specification_is_there_and_its_guest_is_heard) {
+  if (!capabilities.nets())
+    GTEST_SKIP() << GetParam().name << ": not tried, " << capabilities.devices_why_not();
+  std::string why;
+  const auto tap = on->tap(why);
+  if (tap.empty())
+    GTEST_SKIP() << GetParam().name << ": not tried, " << why;
+  const std::string id = "net";
+  auto b = on->backend(id, news);
+  auto m = create_message(id);
+  auto& net = *m.mutable_spec()->add_nets();
+  net.set_id("eth0");
+  net.set_tap_name(tap);
+  net.set_mac("02:00:00:00:00:17");
+  const auto vm = on->ask<v1::VmObserved>(b, m);
+  ASSERT_TRUE(vm) << vm.text();
+  const auto* device = device_in(*vm.value, "eth0");
+  ASSERT_NE(device, nullptr) << vm.text();
+  EXPECT_EQ(device->kind(), "net");
+  const auto same = attach_net(b, id, "eth0", tap);
+  ASSERT_TRUE(same) << "the same once more: " << same.text();
+  EXPECT_EQ(same->devices_size(), 1) << same.text();
+  EXPECT_EQ(on->inspect(b, id)->devices_size(), 1);
+  std::unique_ptr<guest_client> guest;
+  ASSERT_TRUE(meet(guest, *vm.value));
+  if (!guest || !reacts() || capabilities.accelerator() == "simulated")
+    return; // no guest that has frames
+  const frames_of host_end{tap};
+  if (!host_end.listening())
+    GTEST_SKIP() << GetParam().name << ": the rest is not tried, nobody lets us listen at " << tap;
+  v1::AgentRequest r;
+  auto& exec = *r.mutable_exec_start();
+  for (const auto* word : {"sh", "-c",
+                           "ip link set eth0 up && ip addr add 10.77.0.2/24 dev eth0 && ping -c 30 -w 60 10.77.0.1"})
+    exec.add_argv(word);
+  exec.set_stdin_stream(1);
+  exec.set_stdout_stream(2);
+  exec.set_stderr_stream(3);
+  const auto started = guest->ask(r, on->patience());
+  ASSERT_TRUE(started && started->has_exec_started()) << guest->lost() << (started ? started->ShortDebugString() : "");
+  EXPECT_TRUE(host_end.await_from({0x02, 0, 0, 0, 0, 0x17}, on->patience())) << "no frame of the guest came";
 }
 
 TEST_P(conformance, a_share_without_its_daemon_is_refused_before_the_boot) {
