@@ -71,12 +71,13 @@ problem no_device(int number) {
 
 problem not_attached(const std::string& name, int number) {
   if (number == EBUSY)
-    return {"busy", "tap " + shown(name) +
-                        " is in use: another VM or program holds it, or the device that had it has not left its VM "
-                        "yet; a tap serves one at a time"};
+    return {"backend_refused",
+            "tap " + shown(name) +
+                " is in use: another VM or program holds it, or the device that had it has not left its VM yet; a tap "
+                "serves one at a time"};
   if (number == EPERM || number == EACCES)
     return denied(name);
-  return {"host_io", "tap " + shown(name) + " cannot be attached: " + system_text(number)};
+  return {"backend_refused", "tap " + shown(name) + " cannot be attached: " + system_text(number)};
 }
 
 /// The VMM does so with taps that it opens by name, and with no others; what a guest sends into one that is down is an
@@ -97,7 +98,7 @@ problem bring_up(const std::string& name) {
   if (number == 0)
     return {};
   const bool rights = number == EPERM || number == EACCES;
-  return {rights ? "host_denied" : "host_io", "tap " + shown(name) + " is down and could not be brought up: " +
+  return {rights ? "host_denied" : "backend_refused", "tap " + shown(name) + " is down and could not be brought up: " +
                                                   system_text(number) + "; do it beforehand (ip link set NAME up)"};
 }
 

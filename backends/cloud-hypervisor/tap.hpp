@@ -25,7 +25,7 @@ public:
 
   int fd() const { return fd_; }
   explicit operator bool() const { return fd_ >= 0; }
-  /// `code`: host_missing, host_denied, busy (somebody else holds it) or host_io.
+  /// `code`: host_missing, host_denied, or backend_refused (somebody else holds it, above all).
   const problem& why_not() const { return why_; }
 
 private:

@@ -107,7 +107,7 @@ TEST(tap, is_brought_up_and_serves_one_at_a_time) {
     const auto first = attach_tap(tap.name);
     ASSERT_TRUE(first) << first.why_not().text;
     EXPECT_TRUE(tap.is_up());
-    EXPECT_EQ(code_of(tap.name), "busy");
+    EXPECT_EQ(code_of(tap.name), "backend_refused");
     EXPECT_EQ(tap_problem(tap.name).code, "") << "a look disturbs nobody";
   }
   EXPECT_TRUE(attach_tap(tap.name)) << "it is free again";
@@ -193,10 +193,11 @@ TEST_F(nets, a_vm_holds_its_tap_from_the_boot_to_its_end) {
   if (!tap.why_not.empty())
     GTEST_SKIP() << tap.why_not;
   EXPECT_TRUE(has_net(create(spec_with(tap.name)), "eth0"));
-  EXPECT_EQ(code_of(tap.name), "busy");
+  EXPECT_EQ(code_of(tap.name), "backend_refused");
   const auto second = ask(net_call("eth1", tap.name));
-  EXPECT_EQ(second.error().code(), "busy");
-  EXPECT_NE(second.error().text().find(tap.name), std::string::npos) << second.error().text();
+  EXPECT_EQ(second.error().code(), "backend_refused");
+  EXPECT_NE(second.error().text().find("tap \"" + tap.name + "\" is in use"), std::string::npos)
+      << second.error().text();
   EXPECT_EQ(good(ask(net_call("eth0", tap.name))).devices_size(), 1) << "the same once more";
   destroy();
   EXPECT_EQ(code_of(tap.name), "");
@@ -207,7 +208,7 @@ TEST_F(nets, a_boot_with_a_tap_that_another_vm_holds_leaves_nothing) {
     GTEST_SKIP() << tap.why_not;
   const auto held = attach_tap(tap.name);
   ASSERT_TRUE(held) << held.why_not().text;
-  EXPECT_EQ(ask(create_call(spec_with(tap.name))).error().code(), "busy");
+  EXPECT_EQ(ask(create_call(spec_with(tap.name))).error().code(), "backend_refused");
   EXPECT_TRUE(list().empty());
 }
 
