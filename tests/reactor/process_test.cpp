@@ -71,7 +71,10 @@ TEST_F(reactor_test, a_child_has_the_umask_that_it_was_given_and_nobody_else_has
   for (const auto& [asked, expected] : {std::pair<std::optional<unsigned>, std::string>{077, "0077"},
                                         std::pair<std::optional<unsigned>, std::string>{std::nullopt, "0022"}}) {
     socket_pair pair;
-    program what{"/bin/sh", {"-c", "umask >&3; echo \"$0|$1|$HERE\" >&3", "a b", "it's \"$HOME\""}, {"HERE=x"}, {{pair.ours, 3}}};
+    program what{"/bin/sh",
+                 {"-c", "umask >&3; echo \"$0|$1|$HERE\" >&3", "a b", "it's \"$HOME\""},
+                 {"HERE=x"},
+                 {{pair.ours, 3}}};
     what.umask = asked;
     std::promise<exit_status> ended;
     auto result = ended.get_future();

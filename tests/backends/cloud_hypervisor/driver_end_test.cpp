@@ -36,7 +36,8 @@ TEST_F(driver_rig, a_guest_that_powers_off_is_no_death) {
   EXPECT_EQ(news->count(v1::VmEvent::KIND_VMM_DIED), 0u);
 }
 
-// Its events and its exit status are those of a guest's power-off: what cannot be told apart is not told as one of them.
+// Its events and its exit status are those of a guest's power-off; what cannot be told apart is not told as one of the
+// two.
 TEST_F(driver_rig, a_vmm_that_somebody_asks_to_end_is_no_death_and_is_not_laid_to_the_guest_alone) {
   const auto made = create(spec());
   ::kill(static_cast<pid_t>(made.vmm_pid()), SIGTERM);
