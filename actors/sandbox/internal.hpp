@@ -65,6 +65,15 @@ void resume_operations(self_ptr self);
 /// Those that nobody works on now end, and are not left running for ever.
 void end_unbegun_operations(self_ptr self, const std::string& why);
 
+// operation_end.cpp
+inline bool ended(const v1::Operation& op) {
+  return op.state() != v1::OPERATION_STATE_RUNNING;
+}
+/// The figures that are known now.
+void take_status(self_ptr self, v1::Operation& op);
+/// With the last part the operation ends.
+void part_ended(self_ptr self, const std::string& id, v1::HotplugOutcome outcome);
+
 // promises.cpp
 /// Asks the budget for this target of boot + plugged, raises the host's cgroup, then `then` with the refusal or none. A
 /// target that is promised already goes on at once.
