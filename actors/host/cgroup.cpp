@@ -178,8 +178,10 @@ v1::CgroupFollowed host_cgroups::follow(const v1::FollowCgroup& m) {
   const auto limit = std::max<std::uint64_t>(m.limit_bytes(), held);
   if (failed.empty())
     failed = files_.write(path + limit_name(), std::to_string(limit));
-  if (failed.empty())
-    failed = files_.write(path + "/cgroup.procs", std::to_string(m.pid()));
+  // The kernel takes ten milliseconds for a move, also for one to where the process is.
+  const auto members = path + "/cgroup.procs", pid = std::to_string(m.pid());
+  if (failed.empty() && !has_word(files_.read(members), pid))
+    failed = files_.write(members, pid);
   if (!failed.empty()) {
     done.set_why_not(failed);
     return done;
