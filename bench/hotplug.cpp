@@ -109,11 +109,14 @@ private:
     o.firmware = m.firmware();
     o.slots = slots;
     o.max_mib = most / mib;
+    o.more = {"-device", "virtio-balloon-pci,id=balloon0,free-page-reporting=on"};
     if (!m.dimm)
-      o.more = {
-          "-object", fmt::format("memory-backend-memfd,id=vm0,size={}M,reserve=off,share=on", (most - boot) / mib),
-          "-device", "pcie-root-port,id=rp1,chassis=1,slot=1",
-          "-device", "virtio-mem-pci,id=vmem0,memdev=vm0,requested-size=0"};
+      for (const auto& word : {
+               std::string{"-object"},
+               fmt::format("memory-backend-memfd,id=vm0,size={}M,reserve=off,share=on", (most - boot) / mib),
+               std::string{"-device"}, std::string{"pcie-root-port,id=rp1,chassis=1,slot=1"},
+               std::string{"-device"}, std::string{"virtio-mem-pci,id=vmem0,memdev=vm0,requested-size=0"}})
+        o.more.push_back(word);
     return o;
   }
 
