@@ -37,9 +37,11 @@ std::uint64_t read_hex(const std::string& path) {
   return n;
 }
 
+constexpr std::string_view block_prefix = "memory";
+
 bool is_block(std::string_view name) {
-  constexpr std::string_view prefix = "memory";
-  return name.size() > prefix.size() && name.find_first_not_of("0123456789", prefix.size()) == std::string_view::npos;
+  return name.size() > block_prefix.size() &&
+         name.find_first_not_of("0123456789", block_prefix.size()) == std::string_view::npos;
 }
 
 std::vector<unsigned> cpus(const char* which) { return parse_cpu_list(read_line(cpu_root + "/" + which)); }
@@ -120,7 +122,8 @@ std::vector<memory_block> memory_blocks(std::uint64_t address, std::uint64_t siz
       continue;
     memory_block block;
     block.name = name;
-    block.address = read_hex(directory + "/phys_index") * block_size;
+    // The number of a block is its phys_index (Documentation/admin-guide/mm/memory-hotplug.rst).
+    block.address = std::strtoull(name.c_str() + block_prefix.size(), nullptr, 10) * block_size;
     block.size_bytes = block_size;
     if (block.address < address || block.address - address >= size_bytes)
       continue;
