@@ -112,6 +112,7 @@ struct change {
   std::uint64_t room_bytes = 0;     ///< and to what
   std::string over_room;            ///< not empty: the workload could not be brought below it
   bool offline = false;             ///< the memory of the DIMM that is to leave is offline in the guest
+  bool seen_without = false;        ///< and the guest's facts were read since
 };
 
 /// Automatic memory (autosize_run.hpp).

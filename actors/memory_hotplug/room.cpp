@@ -94,6 +94,20 @@ void blocks_answered(self_ptr self, const v1::AgentReply& reply) {
                                           answer.why().empty() ? "some of its memory stays online" : answer.why(),
                                           show_blocks(answer)));
   c.offline = true;
+  // What the guest has without it is read while the VMM takes it out.
+  v1::AgentRequest read;
+  read.mutable_read_facts();
+  self->request(st.agent, st.set.agent_timeout, std::move(read))
+      .then(
+          [self, generation = c.generation, id = c.now.leaving_dimms.front()](const v1::AgentReply& facts) {
+            auto& running = self->state.running;
+            if (!running || running->generation != generation || !facts.has_facts())
+              return;
+            apply(self, facts.facts());
+            if (running && !running->now.leaving_dimms.empty() && running->now.leaving_dimms.front() == id)
+              running->seen_without = running->offline;
+          },
+          [](caf::error&) {});
   apply_action(self);
 }
 
@@ -121,6 +135,7 @@ void let_dimm_go(self_ptr self) {
   if (leaving == st.book.dimms().end() || leaving->address == 0 || st.cannot_offline)
     return apply_action(self);
   c.begun = true;
+  c.seen_without = false;
   c.doing = phase::offlining;
   be_patient(self);
   const auto wait = wait_for_guest(self);
@@ -149,7 +164,7 @@ void bring_back(self_ptr self, void (*then)(self_ptr)) {
   auto& c = *st.running;
   if (!c.offline)
     return then(self);
-  c.offline = false;
+  c.offline = c.seen_without = false;
   c.doing = phase::settling;
   v1::AgentRequest ask;
   const auto mark = st.book.guest_mark_bytes(st.book.plugged_bytes());

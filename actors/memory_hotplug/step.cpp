@@ -1,6 +1,7 @@
 #include "actors/memory_hotplug/step.hpp"
 
 #include <algorithm>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -44,10 +45,13 @@ void dimm_stays(self_ptr self, const std::string& reason) {
 
 /// What was to leave has left; the next step is planned from what the guest has now.
 void left(self_ptr self) {
-  self->state.running->now = {};
-  self->state.running->offline = false;
-  self->state.running->doing = phase::settling;
+  auto& c = *self->state.running;
+  c.now = {};
+  c.offline = false;
+  c.doing = phase::settling;
   be_patient(self);
+  if (std::exchange(c.seen_without, false))
+    return next(self);
   read_guest(self);
 }
 

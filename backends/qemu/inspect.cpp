@@ -91,6 +91,7 @@ driver::monitor_answer driver::ask_monitor(const vm_ptr& vm, virDomainPtr domain
     none.silent = who + " is stopped by a signal and answers nothing; SIGCONT lets it go on";
     return none;
   }
+  std::uint64_t boot_bytes = 0; // as far as it is known
   {
     std::unique_lock lock{vm->mutex};
     if (!vm->changed.wait_for(lock, budget, [&] { return !vm->monitor_busy; })) {
@@ -98,16 +99,19 @@ driver::monitor_answer driver::ask_monitor(const vm_ptr& vm, virDomainPtr domain
       return none;
     }
     vm->monitor_busy = true;
+    if (vm->boot_bytes_of_pid == vmm.pid)
+      boot_bytes = vm->boot_bytes;
   }
   auto promise = std::make_shared<std::promise<monitor_answer>>();
   auto answer = promise->get_future();
   virDomainRef(domain);
-  asides_.run([vm, promise, with_addresses, d = std::shared_ptr<virDomain>{domain, domain_release{}}] {
+  asides_.run([vm, promise, with_addresses, pid = vmm.pid, boot_bytes,
+               d = std::shared_ptr<virDomain>{domain, domain_release{}}] {
     monitor_answer a;
     library_clock::microseconds() = 0;
     try {
       a.memory = read_memory_devices(monitor(d.get(), "query-memory-devices"));
-      a.boot_bytes = read_boot_bytes(monitor(d.get(), "query-memory-size-summary"));
+      a.boot_bytes = boot_bytes > 0 ? boot_bytes : read_boot_bytes(monitor(d.get(), "query-memory-size-summary"));
       a.vcpus = read_plugged_vcpus(monitor(d.get(), "query-hotpluggable-cpus"));
       if (with_addresses)
         a.addresses = read_pci_addresses(monitor(d.get(), "query-pci"));
@@ -118,6 +122,8 @@ driver::monitor_answer driver::ask_monitor(const vm_ptr& vm, virDomainPtr domain
     {
       std::lock_guard lock{vm->mutex};
       vm->monitor_busy = false;
+      vm->boot_bytes = a.boot_bytes;
+      vm->boot_bytes_of_pid = pid;
       vm->changed.notify_all();
     }
     promise->set_value(std::move(a));

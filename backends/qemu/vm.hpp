@@ -80,6 +80,9 @@ struct vm {
   std::string libvirt_uri;
   std::string run_directory;
   process vmm;
+  /// Its memory without what was plugged, which stays as long as the process: read once. 0: not yet.
+  std::uint64_t boot_bytes = 0;
+  std::int64_t boot_bytes_of_pid = 0;
 };
 
 using vm_ptr = std::shared_ptr<vm>;
