@@ -1,8 +1,11 @@
-// Memory up and down, confirmed by the guest: the engine against raw QEMU with the same devices, agent and onlining, in
-// one program and interleaved. Raw is the fastest that QMP can do with the same devices. virtio-mem: one qom-set. DIMMs
-// are of the sizes that the engine's plan makes: an object-add and a device_add each; down, all device_del at once,
-// then their events, then the object-del; nobody asks the guest to prepare. In all cases the same agent then says when
-// MemTotal has followed.
+// Memory up and down, confirmed by the guest: the engine against raw QEMU with the same devices, agent, onlining and
+// offlining, in one program and interleaved. virtio-mem: one qom-set. DIMMs are of the sizes that the engine's plan
+// makes: an object-add and a device_add each. Down, the agent is first told to make room; then for each DIMM, the last
+// one first, it takes the memory offline, and device_del, its event and object-del follow. In all cases the same agent
+// then says when MemTotal has followed.
+//
+// `bare` is what QMP alone takes down, where nobody asks the guest to prepare: all device_del at once, then their events.
+// A guest that then refuses one keeps half of what was to leave, so that the engine does not do it this way.
 //
 // Where the time goes: `vmm` is the time inside libvirt's calls (raw: QMP's), `guest` what raw QEMU's guest took to
 // follow, `engine` all else of ours: planning, the journal, reading back, and down what is asked of the guest
@@ -75,15 +78,19 @@ public:
     boot_total_ = agent_.hello->memory().mem_total_bytes();
   }
 
-  cost resize(std::uint64_t plugged) {
+  cost resize(std::uint64_t plugged, bool bare = false) {
     const auto t = clock_type::now();
     cost c;
+    if (plugged == 0 && !bare)
+      make_room();
     if (!machine_.dimm)
       ask(c, fmt::format(R"({{"execute":"qom-set","arguments":{{"path":"/machine/peripheral/vmem0",)"
                          R"("property":"requested-size","value":{}}}}})",
                          plugged));
     else if (plugged > 0)
       plug(c, plugged);
+    else if (bare)
+      unplug_at_once(c);
     else
       unplug(c);
     v1::AgentRequest request;
@@ -98,6 +105,11 @@ public:
     if (!machine_.dimm && plugged == 0)
       await_nothing_plugged();
     c.all = ms_since(t);
+    if (plugged == 0 && !bare) { // nobody waits for that, with the engine neither
+      v1::AgentRequest lift;
+      lift.mutable_set_workload_limits()->set_high_bytes(0);
+      agent_.ask(lift, std::chrono::seconds{120});
+    }
     return c;
   }
 
@@ -141,7 +153,40 @@ private:
     }
   }
 
+  void make_room() {
+    v1::AgentRequest ask;
+    auto& limits = *ask.mutable_set_workload_limits();
+    limits.set_high_bytes(boot_total_ / 2);
+    limits.set_reclaim_to_bytes(boot_total_ / 2);
+    limits.set_wait_ms(60'000);
+    if (auto reply = agent_.ask(ask, std::chrono::seconds{120}); !reply || !reply->has_facts())
+      fail("the raw guest did not make room");
+  }
+
   void unplug(cost& c) {
+    const auto t = clock_type::now();
+    const auto there = nlohmann::json::parse(guest_.qmp(R"({"execute":"query-memory-devices"})"))["return"];
+    c.vmm += ms_since(t);
+    for (auto n = plugged_.rbegin(); n != plugged_.rend(); ++n) {
+      v1::AgentRequest request;
+      auto& offline = *request.mutable_offline_memory();
+      for (const auto& device : there)
+        if (device["data"]["id"] == fmt::format("dimm{}", *n)) {
+          offline.set_address(device["data"]["addr"].get<std::uint64_t>());
+          offline.set_size_bytes(device["data"]["size"].get<std::uint64_t>());
+        }
+      offline.set_wait_ms(60'000);
+      if (auto reply = agent_.ask(request, std::chrono::seconds{120}); !reply || !reply->blocks().why().empty())
+        fail("the raw guest did not take its DIMM offline");
+      ask(c, fmt::format(R"({{"execute":"device_del","arguments":{{"id":"dimm{}"}}}})", *n));
+      if (guest_.qmp_event("DEVICE_DELETED", fmt::format("\"dimm{}\"", *n), 60'000).empty())
+        fail("the raw guest did not give its DIMM back");
+      ask(c, fmt::format(R"({{"execute":"object-del","arguments":{{"id":"d{}"}}}})", *n));
+    }
+    plugged_.clear();
+  }
+
+  void unplug_at_once(cost& c) {
     for (int n : plugged_)
       ask(c, fmt::format(R"({{"execute":"device_del","arguments":{{"id":"dimm{}"}}}})", n));
     for (int n : plugged_) {
@@ -242,7 +287,7 @@ private:
 };
 
 struct direction {
-  series raw, raw_vmm, ours, ours_vmm;
+  series raw, raw_vmm, ours, ours_vmm, bare;
   void add(const cost& raw_cost, const cost& our_cost) {
     raw.add(raw_cost.all);
     raw_vmm.add(raw_cost.vmm);
@@ -253,6 +298,7 @@ struct direction {
     const auto ratio = ours.median() / raw.median();
     const auto guest = raw.median() - raw_vmm.median();
     return {{"what", what},
+            {"bare_ms", bare.values.empty() ? raw.median() : bare.median()},
             {"raw_ms", raw.median()},
             {"raw_range_ms", {raw.least(), raw.most()}},
             {"caisson_ms", ours.median()},
@@ -315,6 +361,8 @@ int main(int argc, char** argv) {
         up.add(raw_up, ours.resize(size * mib));
         const auto raw_down = raw.resize(0);
         down.add(raw_down, ours.resize(0));
+        raw.resize(size * mib);
+        down.bare.add(raw.resize(0, true).all);
       }
       const auto text = size < 1024 ? fmt::format("{} MiB", size) : fmt::format("{} GiB", size / 1024);
       out.push_back(up.row(fmt::format("{} +{}", m.name, text)));
