@@ -30,6 +30,7 @@ template <class Status, class Asked> struct aside {
   kept_promise<v1::HotplugOutcome> outcome;
   Asked asked;
   int missing = 0;
+  bool whole = false; ///< guest and VMM have both said what there is
 };
 
 template <class Status, class Asked> struct turn_keeper {
@@ -168,28 +169,43 @@ template <class Self, class Aside> void look_aside(Self self, Aside a, void (*do
   auto& st = self->state;
   const auto id = ++st.serial;
   a.missing = st.running ? 1 : 2;
+  a.whole = !st.running;
   st.asides.emplace(id, std::move(a));
+  const auto in_part = [self, id] {
+    if (auto at = self->state.asides.find(id); at != self->state.asides.end())
+      at->second.whole = false;
+  };
   v1::AgentRequest read;
   read.mutable_read_facts();
   self->request(st.agent, st.set.agent_timeout, std::move(read))
       .then(
-          [self, id, done](const v1::AgentReply& reply) {
+          [self, id, done, in_part](const v1::AgentReply& reply) {
             if (reply.has_facts())
               apply(self, reply.facts());
+            else
+              in_part();
             done(self, id);
           },
-          [self, id, done](caf::error&) { done(self, id); });
+          [self, id, done, in_part](caf::error&) {
+            in_part();
+            done(self, id);
+          });
   if (st.running)
     return;
   const auto turn = st.turn;
   self->request(st.backend, st.set.step_timeout + std::chrono::milliseconds{1'000}, inspection(st))
       .then(
-          [self, id, turn, done](const v1::VmObserved& seen) {
+          [self, id, turn, done, in_part](const v1::VmObserved& seen) {
             if (self->state.turn == turn) // else a change has begun since, and knows better
               apply(self, seen);
+            else
+              in_part();
             done(self, id);
           },
-          [self, id, done](caf::error&) { done(self, id); });
+          [self, id, done, in_part](caf::error&) {
+            in_part();
+            done(self, id);
+          });
 }
 
 /// Whoever waits for the actor is answered, and it ends.

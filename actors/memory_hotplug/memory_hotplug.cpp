@@ -49,6 +49,8 @@ void aside_done(self_ptr self, std::uint64_t id) {
   a.status.deliver(status_of(st));
   if (!a.outcome.pending())
     return;
+  if (a.whole)
+    st.looked_at = now(self);
   if (!st.ended.empty())
     return a.outcome.deliver(error_of(st, not_ready(st)));
   auto planned = make_plan(situation_of(st), a.asked.target_bytes());
@@ -155,6 +157,7 @@ void on_event(self_ptr self, const v1::VmEvent& event) {
   auto& st = self->state;
   if (!st.ready)
     return;
+  st.looked_at.reset();
   switch (event.kind()) {
   case v1::VmEvent::KIND_VMM_DIED:
     return vm_ended(self, "the VM is gone" + (event.text().empty() ? std::string{} : ": " + event.text()));

@@ -141,6 +141,7 @@ struct state : turn_keeper<v1::MemoryStatus, v1::SetMemoryTarget> {
   v1::Capabilities capabilities;
   v1::GuestFeatures features;
   std::uint64_t guest_block_bytes = 0;
+  std::optional<moment> looked_at; ///< when a plan was made from what guest and VMM said, and nothing was heard since
   std::uint64_t workload_bytes = 0, workload_max_bytes = 0; ///< the guest's claims
   bool lifting = false;                                     ///< a limit that nobody wants is being taken away
   bool cannot_offline = false;                              ///< the agent does not know OfflineMemory

@@ -1,6 +1,7 @@
 #include "actors/memory_hotplug/step.hpp"
 
 #include <algorithm>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -9,6 +10,8 @@
 namespace caisson::memory_hotplug {
 
 using std::chrono::milliseconds;
+
+constexpr milliseconds still_fresh{100};
 
 milliseconds left_until(self_ptr self, moment end) {
   return std::chrono::ceil<milliseconds>(end - now(self));
@@ -250,6 +253,9 @@ void start_change(self_ptr self, change c) {
   if (!st.ended.empty())
     return finish(self);
   be_patient(self);
+  // Its plan was made a moment ago, from what both sides said then.
+  if (const auto looked = std::exchange(st.looked_at, {}); looked && now(self) - *looked <= still_fresh)
+    return next(self);
   inspect(self, [](self_ptr s) {
     s->state.running->plugged_at_start = s->state.book.plugged_bytes();
     read_guest(s);

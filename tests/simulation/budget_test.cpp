@@ -191,7 +191,9 @@ TEST_F(small_host, of_a_resize_that_failed_nothing_stays_wanted_or_promised) {
   m.set_sandbox("a");
   m.set_memory_bytes(3 * gib);
   m.set_vcpus(max);
-  m.set_deadline_ms(1); // over before the VMM has been asked
+  auto trouble = place.world->plan();
+  trouble.refuse = 1; // whatever the VMM is asked for
+  place.world->set_plan(trouble);
   const auto begun = ask<v1::Operation>(m);
   ASSERT_TRUE(begun.value()) << text_of(begun.error());
   v1::WaitOperation wait;
@@ -200,6 +202,7 @@ TEST_F(small_host, of_a_resize_that_failed_nothing_stays_wanted_or_promised) {
   const auto ended = ask<v1::Operation>(wait);
   ASSERT_TRUE(ended.value());
   ASSERT_EQ(ended->state(), v1::OPERATION_STATE_FAILED) << ended->why();
+  place.world->set_plan({});
   for (const bool again : {false, true}) {
     if (again) {
       kill();
