@@ -135,8 +135,12 @@ v1::VmObserved driver::create(const vm_ptr& vm, const call_ptr& call, const v1::
     make_firmware_variables(spec);
     // Paused first, so that nothing of the guest is missed between its start and this process's own bookkeeping.
     domain.reset(in_library([&] { return virDomainCreateXML(connection.get(), document.c_str(), VIR_DOMAIN_START_PAUSED); }));
-    if (!domain)
-      throw library_failure("QEMU did not start");
+    if (!domain) {
+      auto why = library_failure("QEMU did not start");
+      // One that ends before libvirt has reached its monitor looks like a fault of the host.
+      const bool ended = why.code() == "host_io" && std::string_view{why.what()}.find("monitor") != std::string_view::npos;
+      throw failure(ended ? "backend_refused" : why.code(), why.what());
+    }
     {
       std::lock_guard lock{vm->mutex};
       if (vm->destroying)
