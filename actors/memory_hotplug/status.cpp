@@ -89,7 +89,8 @@ std::optional<refusal> missing_ability(const state& st, const plan& p) {
         fmt::format("the guest's kernel would not notice a DIMM: it lacks {}{}. Use a guest kernel that has it, or "
                     "start the sandbox with memory_method = \"virtio-mem\"",
                     st.guest_block_bytes == 0 ? "memory hotplug (CONFIG_MEMORY_HOTPLUG)"
-                                              : "ACPI memory hotplug (CONFIG_ACPI_HOTPLUG_MEMORY), or was started with acpi_no_memhotplug",
+                                              : "ACPI memory hotplug (CONFIG_ACPI_HOTPLUG_MEMORY), or was started "
+                                                "with acpi_no_memhotplug",
                     f.memory_probe() ? " (its probe interface, /sys/devices/system/memory/probe, takes memory that "
                                        "nobody has checked and cannot give it back, and is not used)"
                                      : "")};
